@@ -1,0 +1,587 @@
+"""What a policy may say. One definition is the value, the validation, the schema and the reference.
+
+The string under a field is its description in the schema and in `docs/policies.md`.
+"""
+
+from datetime import time, timedelta
+from typing import Annotated, Any, Final, Literal, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializeAsAny,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from scaler.core.units import (
+    Amount,
+    AmountOf,
+    Level,
+    Per,
+    Percent,
+    PerSpan,
+    Points,
+    Quantity,
+    Ratio,
+    Span,
+    SpanRange,
+    Spans,
+    format_span,
+)
+
+DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+LONGEST_WINDOW: Final = timedelta(hours=1)  # bounds the history; as in Kubernetes
+
+
+def _within(span: timedelta, low: timedelta, high: timedelta) -> timedelta:
+    if not low <= span <= high:
+        raise ValueError(
+            f"{format_span(span)} is out of range; choose {format_span(low)} to {format_span(high)}"
+        )
+    return span
+
+
+class Model(BaseModel):
+    """Frozen, and no key is ignored."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        populate_by_name=True,
+        ser_json_inf_nan="strings",
+    )
+
+
+class Target(Model):
+    """What is scaled. Each provider has its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: str = Field(default="", exclude=True, json_schema_extra={"hidden": True})
+    """Filled in by the loader: which provider this is for."""
+    policy: str = Field(default="", exclude=True, json_schema_extra={"hidden": True})
+    """Filled in by the loader: the name of the policy."""
+
+
+class Source(Model):
+    """Where a metric is read. Each source has its own."""
+
+    kind: str = Field(default="platform", exclude=True, json_schema_extra={"hidden": True})
+    """Filled in by the loader."""
+
+
+def _clock_time(written: object) -> time:
+    if isinstance(written, time):
+        return written
+    text = str(written)
+    hours, colon, minutes = text.partition(":")
+    if not (colon and hours.isdigit() and minutes.isdigit() and len(minutes) == 2):
+        raise ValueError(f'"{text}" is not a time of day; write it like 08:00')
+    if text == "24:00":
+        return time(0)
+    if int(hours) > 23 or int(minutes) > 59:
+        raise ValueError(f'"{text}" is not a time of day; the last is 23:59')
+    return time(int(hours), int(minutes))
+
+
+def _zone(written: object) -> ZoneInfo:
+    if isinstance(written, ZoneInfo):
+        return written
+    try:
+        return ZoneInfo(str(written))
+    except (KeyError, ValueError, OSError):
+        raise ValueError(
+            f'"{written}" is not a known time zone; write it like Europe/Paris or UTC'
+        ) from None
+
+
+def _days(written: object) -> tuple[int, ...]:
+    if isinstance(written, tuple):
+        return written
+    days: set[int] = set()
+    for part in str(written).lower().replace(",", " ").split():
+        first, _, last = part.partition("-")
+        if first not in DAYS or (last and last not in DAYS):
+            raise ValueError(f'"{part}" is not a day; write it like mon-fri or sat,sun')
+        begin, end = DAYS.index(first), DAYS.index(last or first)
+        days.update((begin + step) % 7 for step in range((end - begin) % 7 + 1))
+    if not days:
+        raise ValueError("no day is named; write it like mon-fri")
+    return tuple(sorted(days))
+
+
+ClockTime = Annotated[
+    time,
+    BeforeValidator(_clock_time),
+    PlainSerializer(lambda t: t.strftime("%H:%M")),
+    WithJsonSchema({"type": "string", "pattern": r"^\d{1,2}:\d{2}$", "examples": ["08:00"]}),
+]
+Zone = Annotated[
+    Any,
+    BeforeValidator(_zone),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "examples": ["Europe/Paris", "UTC"]}),
+]
+Days = Annotated[
+    tuple[int, ...],
+    BeforeValidator(_days),
+    PlainSerializer(lambda days: ",".join(DAYS[d] for d in days)),
+    WithJsonSchema({"type": "string", "examples": ["mon-fri", "sat,sun"]}),
+]
+
+
+class RateRule(Model):
+    """At most so much change in so long."""
+
+    at_most: AmountOf
+    """Instances such as `4`, or a share such as `100%` of the count at the start of the span."""
+    per: Span = timedelta(minutes=1)
+    """The span that `at_most` holds for, up to 1h."""
+
+    @field_validator("per")
+    @classmethod
+    def _bounded(cls, span: timedelta) -> timedelta:
+        return _within(span, timedelta(seconds=1), LONGEST_WINDOW)
+
+
+class Rate(Model):
+    """How fast the count may move in one direction."""
+
+    at_most: AmountOf | None = None
+    """Instances such as `4`, or a share such as `100%` of the count at the start of the span."""
+    or_: AmountOf | None = Field(default=None, alias="or")
+    """A second bound beside `at_most`; `pick` says which one counts."""
+    per: Span = timedelta(minutes=1)
+    """The span that both bounds hold for, up to 1h."""
+    rules: tuple[RateRule, ...] = ()
+    """Further bounds, each with its own span."""
+    pick: Literal["larger", "smaller", "none"] = "larger"
+    """Which bound counts when there are several. `none` forbids the direction altogether."""
+
+    @field_validator("per")
+    @classmethod
+    def _bounded(cls, span: timedelta) -> timedelta:
+        return _within(span, timedelta(seconds=1), LONGEST_WINDOW)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.at_most is None and self.or_ is not None:
+            raise ValueError("or stands without at_most; write the first bound as at_most")
+        if not self.all_rules and self.pick != "none":
+            raise ValueError("no bound is given; write for example at_most: 100%")
+        return self
+
+    @property
+    def all_rules(self) -> tuple[RateRule, ...]:
+        own = tuple(
+            RateRule(at_most=amount, per=self.per)
+            for amount in (self.at_most, self.or_)
+            if amount is not None
+        )
+        return own + self.rules
+
+
+class Limits(Model):
+    """How far and how fast a target may move."""
+
+    min: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Fewest instances. Zero needs a provider that can scale to zero."""
+    max: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Most instances, whatever the metrics say."""
+    tolerance: Percent = Ratio(0.1)
+    """Leave the count alone while a metric is this close to its goal."""
+    tolerance_up: Percent | None = None
+    """The same for growing only; `tolerance` when it is not given."""
+    tolerance_down: Percent | None = None
+    """The same for shrinking only; `tolerance` when it is not given."""
+    settle_down: Span = timedelta(minutes=5)
+    """Shrink only to the highest count asked for in this span. `0s` turns the rule off."""
+    settle_up: Span = timedelta(0)
+    """Grow only to the lowest count asked for in this span. `0s` turns the rule off."""
+    grow: Rate = Rate(at_most=Amount(share=1.0), or_=Amount(count=4), per=timedelta(minutes=1))
+    """How fast the target may grow."""
+    shrink: Rate = Rate(at_most=Amount(share=0.5), or_=Amount(count=1), per=timedelta(minutes=1))
+    """How fast the target may shrink."""
+    cooldown: Span = timedelta(0)
+    """After any change, do not shrink for this long. Growing is never held back by it."""
+    changes: PerSpan | None = None
+    """A budget such as `12 per 1h`: when it is spent, nothing shrinks until it recovers."""
+    reversals: PerSpan = Per(6, timedelta(hours=1))
+    """The flap guard: after so many changes of direction, nothing shrinks until some have aged."""
+
+    @field_validator("settle_down", "settle_up", "cooldown")
+    @classmethod
+    def _bounded(cls, span: timedelta) -> timedelta:
+        return _within(span, timedelta(0), LONGEST_WINDOW)
+
+    @field_validator("changes", "reversals")
+    @classmethod
+    def _bounded_budget(cls, per: Per | None) -> Per | None:
+        if per is not None:
+            _within(per.span, timedelta(seconds=1), LONGEST_WINDOW)
+            if not 1 <= per.count <= 100:
+                raise ValueError(f"{per.count} changes are out of range; choose 1 to 100")
+        return per
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is above max ({self.max}); raise max or lower min")
+        return self
+
+
+class Goal(Model):
+    """Where a metric is to be kept. Exactly one of the three."""
+
+    utilization: Percent | None = None
+    """Share of the limit, request or host that the mean instance uses."""
+    per_instance: Quantity | None = None
+    """So much for each instance: the total is divided by it."""
+    value: Quantity | None = None
+    """The number itself, whatever the count; the count moves in proportion."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [
+            n for n in ("utilization", "per_instance", "value") if getattr(self, n) is not None
+        ]
+        if len(given) != 1:
+            raise ValueError(
+                f"{len(given)} goals are given; "
+                "write exactly one of utilization, per_instance, value"
+            )
+        if self.level <= 0:
+            raise ValueError(f"a goal of {self.level:g} cannot be kept; it must be above zero")
+        return self
+
+    @property
+    def level(self) -> float:
+        return next(g for g in (self.utilization, self.per_instance, self.value) if g is not None)
+
+
+class BreachStep(Model):
+    """How much to change at one level of a step table."""
+
+    above: Level | None = None
+    """Applies from this value on (inclusive)."""
+    below: Level | None = None
+    """Applies under this value."""
+    add: AmountOf | None = None
+    """Add so many instances, or such a share of the present count (rounded up)."""
+    remove: AmountOf | None = None
+    """Remove so many instances, or such a share of the present count (rounded down)."""
+    set: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Go to exactly this count."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.above is None and self.below is None:
+            raise ValueError("no level is given; write above or below")
+        if self.above is not None and self.below is not None and self.above >= self.below:
+            raise ValueError(
+                f"nothing is from {self.above:g} up and under {self.below:g}; swap them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_change(self) -> Self:
+        if type(self) is BreachStep:
+            _one_change(self)
+        return self
+
+
+class Threshold(BreachStep):
+    """A plain rule: while the metric is past a level, change the count by so much.
+
+    With both levels given it holds from `above` up to, but not at, `below`.
+    """
+
+    for_: Span = Field(default=timedelta(0), alias="for")
+    """It must have been so for this long, counted again after each change."""
+    points: Points | None = None
+    """Instead of `for`: so many of the last so many ticks, such as `3 of 5`."""
+    steps: tuple[BreachStep, ...] = ()
+    """A table by size of the breach in place of a single change; the last row that fits counts."""
+
+    @field_validator("for_")
+    @classmethod
+    def _bounded(cls, span: timedelta) -> timedelta:
+        return _within(span, timedelta(0), LONGEST_WINDOW)
+
+    @model_validator(mode="after")
+    def _table_or_change(self) -> Self:
+        if not self.steps:
+            _one_change(self)
+        elif self.add is not None or self.remove is not None or self.set is not None:
+            raise ValueError("steps and a single change are both given; keep one of them")
+        return self
+
+
+def _one_change(step: BreachStep) -> None:
+    given = [n for n in ("add", "remove", "set") if getattr(step, n) is not None]
+    if len(given) != 1:
+        raise ValueError(f"{len(given)} changes are given; write exactly one of add, remove, set")
+
+
+class BurstWindow(Model):
+    """A second, short window that reacts at once to a steep rise (Knative's panic mode)."""
+
+    window: Span = timedelta(seconds=6)
+    """The short window."""
+    threshold: Annotated[float, *Percent.__metadata__] = Ratio(2.0)
+    """Burst mode begins when the short window asks for this share of the ready instances."""
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        if not 1.1 <= self.threshold <= 10:
+            raise ValueError("a burst threshold lies between 110% and 1000%")
+        _within(self.window, timedelta(seconds=1), timedelta(minutes=10))
+        return self
+
+
+class Metric(Model):
+    """One number that has a say in the count. The highest wish of all metrics wins."""
+
+    cpu: Percent | None = None
+    """Short for a metric named `cpu` of the platform with this goal of utilization."""
+    memory: Level | None = None
+    """Short for a metric named `memory`: utilization (`80%`) or so much per instance (`512MiB`)."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,62}$")] = ""
+    """Its name in messages; for the platform it says what is measured: `cpu` or `memory`."""
+    source: SerializeAsAny[Source] = Source()
+    """Where it is read; the platform itself when it is not given."""
+    of: Literal["limit", "request", "host"] = "limit"
+    """What 100 % is for a platform metric."""
+    goal: Goal | None = None
+    """Keep the metric here, by changing the count in proportion."""
+    when: tuple[Threshold, ...] = ()
+    """Or change the count by plain thresholds, as many as wanted."""
+    window: Span = timedelta(minutes=1)
+    """The span over which it is reduced to one number. `0s` takes the newest."""
+    reduce: Literal["mean", "max", "min", "last", "p50", "p90", "p95", "p99"] = "mean"
+    """How the numbers of the window become one."""
+    use: Literal["both", "grow"] = "both"
+    """`grow`: never shrink because of it."""
+    max_age: Span | None = None
+    """An older sample is missing. Three periods when it is not given."""
+    last_known: Span = timedelta(0)
+    """For so long after it went missing its last value may still make the target grow."""
+    burst: BurstWindow | None = None
+    """A second, short window for steep rises."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        shorts = [name for name in ("cpu", "memory") if raw.get(name) is not None]
+        if len(shorts) > 1:
+            raise ValueError("cpu and memory stand in one metric; write them as two")
+        if isinstance(raw.get("when"), dict):
+            raw = {**raw, "when": (raw["when"],)}
+        if shorts:
+            raw = {"name": shorts[0], **raw}
+        return raw
+
+    @field_validator("window", "last_known", "max_age")
+    @classmethod
+    def _bounded(cls, span: timedelta | None) -> timedelta | None:
+        return None if span is None else _within(span, timedelta(0), LONGEST_WINDOW)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if not self.name:
+            raise ValueError("it has no name; add name: followed by a word")
+        ways = [
+            self.cpu is not None or self.memory is not None,
+            self.goal is not None,
+            bool(self.when),
+        ]
+        if sum(ways) != 1:
+            raise ValueError(
+                "write exactly one of goal, when, or the short forms cpu: 70% and memory: 80%"
+            )
+        if self.burst and self.keep is None:
+            raise ValueError("burst needs a goal; it does not go with when")
+        if self.burst and self.burst.window > self.window:
+            raise ValueError("the burst window is longer than window; make it shorter")
+        return self
+
+    @property
+    def keep(self) -> Goal | None:
+        """The goal, short forms included."""
+        if self.cpu is not None:
+            return Goal(utilization=self.cpu)
+        if self.memory is not None:
+            if isinstance(self.memory, Ratio):
+                return Goal(utilization=self.memory)
+            return Goal(per_instance=self.memory)
+        return self.goal
+
+
+class Window(Model):
+    """A part of the week with its own bounds. The start counts, the end does not."""
+
+    days: Days = (0, 1, 2, 3, 4, 5, 6)
+    """On which days it begins: `mon-fri`, `sat,sun`. Every day when not given."""
+    from_: ClockTime = Field(alias="from")
+    """Local time of day at which it begins."""
+    to: ClockTime
+    """Local time of day at which it ends; on the next day when not after `from`."""
+    zone: Zone = ZoneInfo("UTC")
+    """Time zone of both times. Changes of the clocks are followed."""
+    min: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Fewest instances meanwhile."""
+    max: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Most instances meanwhile."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("it changes nothing; write min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min}) is above max ({self.max}); raise max or lower min")
+        return self
+
+
+class Missing(Model):
+    """What to do when no metric answers. Missing data never shrink a target."""
+
+    do: Literal["hold", "fallback"] = "hold"
+    """`hold` leaves the count alone; `fallback` goes up to `count`, never down."""
+    count: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """The count of `fallback`."""
+    after: Span = timedelta(minutes=1)
+    """How long nothing must have answered before `fallback` acts."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.do == "fallback") != (self.count is not None):
+            raise ValueError("do: fallback and count belong together; write both or neither")
+        return self
+
+
+class HttpProbe(Model):
+    """A request that must be answered with an expected status."""
+
+    path: Annotated[str, Field(pattern=r"^/")] = "/"
+    """Path on the instance."""
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Port; the instance's own when it is not given."""
+    expect: Annotated[str, Field(pattern=r"^\d{3}(-\d{3})?$")] = "200-399"
+    """Status, or range of statuses, that counts as healthy."""
+
+
+class TcpProbe(Model):
+    """A connection that must be accepted."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Port; the instance's own when it is not given."""
+    host: str = ""
+    """Host; the instance's own when it is not given."""
+
+
+class Probe(Model):
+    """One question to an instance, asked again and again. Exactly one kind."""
+
+    http: HttpProbe | None = None
+    """Ask by HTTP."""
+    tcp: TcpProbe | None = None
+    """Ask by connecting."""
+    command: tuple[str, ...] | None = None
+    """Ask by running a command; exit code 0 is healthy. `{port}` and `{pid}` are filled in."""
+    every: Span = timedelta(seconds=10)
+    """Time between two questions."""
+    timeout: Span = timedelta(seconds=2)
+    """A later answer is a failure."""
+    fail_after: Annotated[int, Field(ge=1, le=1000)] = 3
+    """So many failures in a row are unhealthy."""
+    pass_after: Annotated[int, Field(ge=1, le=1000)] = 1
+    """So many successes in a row are healthy."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [n for n in ("http", "tcp", "command") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"{len(given)} kinds are given; write exactly one of http, tcp, command"
+            )
+        if self.command is not None and not self.command:
+            raise ValueError("the command is empty; write its name and arguments as a list")
+        _within(self.every, timedelta(milliseconds=100), timedelta(hours=1))
+        _within(self.timeout, timedelta(milliseconds=10), timedelta(minutes=5))
+        return self
+
+
+class RestartRules(Model):
+    """How a dead or sick instance is started again. There is no giving up."""
+
+    backoff: SpanRange = Spans(timedelta(seconds=1), timedelta(minutes=5))
+    """Wait before the second start, doubled each time up to the longer span."""
+    reset_after: Span = timedelta(minutes=10)
+    """Only so much *healthy* time makes the back-off begin anew."""
+    at_once: Percent = Ratio(0.25)
+    """At most this share (at least one) is down for restarts of the sick at one time."""
+    brake: Percent = Ratio(0.5)
+    """When this share is sick together, the cause lies elsewhere: only one canary restarts."""
+
+
+class Health(Model):
+    """How instances are judged. Without probes only those that ended are started again."""
+
+    startup: Probe | None = None
+    """Holds back the other two until it has succeeded once."""
+    readiness: Probe | None = None
+    """Says whether the instance counts as capacity. Never restarts anything."""
+    liveness: Probe | None = None
+    """When it fails the instance is restarted."""
+    restart: RestartRules = RestartRules()
+    """Back-off, budget and brake."""
+    depends_on: dict[str, Probe] = Field(default_factory=dict)
+    """Outside services by name. While one is down nothing but one canary is restarted."""
+
+
+class Policy(Model):
+    """How one service is kept at the right size and in good health."""
+
+    name: str = Field(default="", exclude=True, json_schema_extra={"hidden": True})
+    """Filled in by the loader: the key of the map."""
+    mode: Literal["act", "observe"] = "act"
+    """`observe` decides and records, and changes nothing."""
+    target: SerializeAsAny[Target]
+    """What is scaled, on exactly one platform."""
+    every: Span = timedelta(seconds=5)
+    """Time between two looks."""
+    limits: Limits = Limits()
+    """How far and how fast it may move."""
+    metrics: tuple[Metric, ...] = ()
+    """What asks for instances; the highest wish wins. Without any, only the bounds count."""
+    schedule: tuple[Window, ...] = ()
+    """Bounds that change with the time of day."""
+    missing: Missing = Missing()
+    """What to do when no metric answers."""
+    health: Health = Health()
+    """How instances are judged and restarted."""
+    compatibility: Literal["scaler", "hpa"] = "scaler"
+    """`hpa` reproduces the Kubernetes 1.36 autoscaler to the number, its faults included."""
+
+    @field_validator("every")
+    @classmethod
+    def _bounded(cls, span: timedelta) -> timedelta:
+        return _within(span, timedelta(milliseconds=200), timedelta(hours=1))
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Self:
+        names = [metric.name for metric in self.metrics]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f'two metrics are named "{twice[0]}"; give one another name')
+        return self

@@ -1,0 +1,169 @@
+"""What the engine needs from the outside. Implementations do not inherit; mypy compares shapes.
+
+The docstrings are the contract, and `tests/contract/` runs it against every implementation.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from random import Random
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from scaler.clock import Clock
+from scaler.core.journal import Entry, Kind
+from scaler.core.model import Fleet, Health, History, Instance, InstanceId, Reading
+from scaler.core.policy import Metric, Source, Target
+
+T_contra = TypeVar("T_contra", bound=Target, contravariant=True)
+
+
+class Ability(StrEnum):
+    """What a provider can do beyond counting; compared with the policy when it is loaded."""
+
+    RESTART_ONE = "restart one instance"
+    CHOOSE_VICTIMS = "choose which instances go"
+    SCALE_TO_ZERO = "scale to zero"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a provider or source is made with."""
+
+    clock: Clock
+    state_dir: Path  # theirs to keep files in; survives a restart
+    random: Random
+    shared: dict[type, Any] = field(default_factory=dict)  # one client of each kind per process
+
+
+class Provider(Protocol[T_contra]):
+    """A connection to one platform that runs instances of targets."""
+
+    abilities: frozenset[Ability]
+
+    async def observe(self, target: T_contra) -> Fleet:
+        """Report every instance, including those starting and stopping, and those that ended.
+
+        Raises:
+            NotFound: the platform has no such target.
+            Unavailable: no answer in time; nothing is known, which is not zero.
+        """
+        ...
+
+    async def scale(
+        self, target: T_contra, desired: int, *, remove: Sequence[InstanceId] = ()
+    ) -> None:
+        """Ask for `desired` instances. Safe to repeat; returns before they are ready.
+
+        `remove` names the instances to lose; a platform that chooses by itself ignores it.
+        """
+        ...
+
+    async def restart(self, target: T_contra, instance: InstanceId) -> None:
+        """Start one instance again, dead or alive. Returns before it is ready."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of everything held here; what runs keeps running."""
+        ...
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """A provider that notices changes by itself, so that a tick can be brought forward."""
+
+    def changes(self) -> AsyncIterator[str]:
+        """Names of policies whose fleet has changed, as it happens; never ends by itself."""
+        ...
+
+
+class MetricSource(Protocol):
+    """One configured question."""
+
+    async def read(self, fleet: Fleet, since: datetime, now: datetime) -> Reading:
+        """Samples with `since` < at <= `now`, oldest first, or why there are none.
+
+        A source without a past returns the present ones. Bad data are a reason in `missing`;
+        only bugs raise.
+        """
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What one probe saw."""
+
+    health: Health
+    because: str = ""
+    latency: timedelta = timedelta()
+
+
+class HealthProbe(Protocol):
+    """One configured question to an instance."""
+
+    async def check(self, instance: Instance) -> Verdict:
+        """Ask once. A probe that cannot be carried out is `UNKNOWN`, which counts as nothing."""
+        ...
+
+
+class Store(Protocol):
+    """Keeps histories and the journal."""
+
+    async def load(self) -> dict[str, History]:
+        """Every target's history. Moments from the future are clamped by the caller."""
+        ...
+
+    async def save(self, histories: Mapping[str, History], entries: Sequence[Entry]) -> None:
+        """Write all of it in one transaction.
+
+        Raises:
+            Unavailable: disk full, read-only or locked; nothing of this call was written, nothing
+                of earlier ones is lost, and it may be tried again.
+        """
+        ...
+
+    async def read(
+        self,
+        *,
+        target: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        kinds: Sequence[Kind] = (),
+        limit: int = 100,
+    ) -> Sequence[Entry]:
+        """The newest `limit` entries that match, oldest first. Both moments count."""
+        ...
+
+    async def forget(self, *, before: datetime) -> int:
+        """Drop entries older than `before`; how many there were."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class ProviderPlugin(Protocol):
+    """What an entry point of group `scaler.providers` names. Importing it must be cheap."""
+
+    @property
+    def target(self) -> type[Target]: ...
+    @property
+    def abilities(self) -> frozenset[Ability]: ...
+    def open(self, context: Context) -> Provider[Any]:
+        """Called once per process, when the first policy needs it."""
+        ...
+
+
+class SourcePlugin(Protocol):
+    """What an entry point of group `scaler.sources` names.
+
+    A source of the same name as a provider answers the `platform` metrics of its targets.
+    """
+
+    @property
+    def source(self) -> type[Source]: ...
+    def open(self, metric: Metric, target: Target, context: Context) -> MetricSource:
+        """Called once per metric of a policy."""
+        ...
