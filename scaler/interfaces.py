@@ -12,9 +12,10 @@ from random import Random
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from scaler.clock import Clock
+from scaler.core.document import Source, Target
 from scaler.core.journal import Entry, Kind
 from scaler.core.model import Fleet, Health, History, Instance, InstanceId, Reading
-from scaler.core.policy import Metric, Source, Target
+from scaler.core.policy import Metric
 
 T_contra = TypeVar("T_contra", bound=Target, contravariant=True)
 

@@ -47,7 +47,7 @@ class Instance:
     current: bool = True  # made from the newest template
     cordoned: bool = False  # chosen by hand to go first
     protected: bool = False  # never chosen to go
-    load: float | None = None  # what it carries now, in any unit that compares within the fleet
+    bases: Mapping[str, float] = field(default_factory=dict)  # what 100 % is, by metric
     pid: int | None = None
     host: str = ""
     port: int | None = None
@@ -161,6 +161,7 @@ class History:
     restarts: Mapping[InstanceId, Restarts] = field(default_factory=dict)
     startups: tuple[float, ...] = ()  # seconds from asked for to ready, of the last starts
     missing_since: datetime | None = None  # no metric has answered since
+    brake_at: datetime | None = None  # many are sick together since; one canary restarts
     pause: Pause | None = None
     hold: Hold | None = None
     at: datetime | None = None  # of the last decision
@@ -183,11 +184,11 @@ class Wish:
     source: str  # name of the metric
     count: int | None  # None: it has no say now
     because: str
+    raw: int | None = None  # the count before the tolerance was applied
     value: float | None = None
     goal: float | None = None
     grow_only: bool = False  # may raise the count, never lower it
     blocks: bool = False  # its data are missing: nothing may shrink
-    once: int | None = None  # the count when instances on their way are counted once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

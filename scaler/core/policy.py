@@ -3,25 +3,25 @@
 The string under a field is its description in the schema and in `docs/policies.md`.
 """
 
-from datetime import time, timedelta
+from datetime import timedelta
+from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
-    PlainSerializer,
     SerializeAsAny,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
+from scaler.core.document import Model, Source, Target, within
+from scaler.core.healthpolicy import Health
 from scaler.core.units import (
     Amount,
     AmountOf,
+    ClockTime,
+    Days,
     Level,
     Per,
     Percent,
@@ -30,112 +30,12 @@ from scaler.core.units import (
     Quantity,
     Ratio,
     Span,
-    SpanRange,
-    Spans,
+    Zone,
     format_span,
 )
 
-DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 LONGEST_WINDOW: Final = timedelta(hours=1)  # bounds the history; as in Kubernetes
-
-
-def _within(span: timedelta, low: timedelta, high: timedelta) -> timedelta:
-    if not low <= span <= high:
-        raise ValueError(
-            f"{format_span(span)} is out of range; choose {format_span(low)} to {format_span(high)}"
-        )
-    return span
-
-
-class Model(BaseModel):
-    """Frozen, and no key is ignored."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        validate_default=True,
-        populate_by_name=True,
-        ser_json_inf_nan="strings",
-    )
-
-
-class Target(Model):
-    """What is scaled. Each provider has its own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    kind: str = Field(default="", exclude=True, json_schema_extra={"hidden": True})
-    """Filled in by the loader: which provider this is for."""
-    policy: str = Field(default="", exclude=True, json_schema_extra={"hidden": True})
-    """Filled in by the loader: the name of the policy."""
-
-
-class Source(Model):
-    """Where a metric is read. Each source has its own."""
-
-    kind: str = Field(default="platform", exclude=True, json_schema_extra={"hidden": True})
-    """Filled in by the loader."""
-
-
-def _clock_time(written: object) -> time:
-    if isinstance(written, time):
-        return written
-    text = str(written)
-    hours, colon, minutes = text.partition(":")
-    if not (colon and hours.isdigit() and minutes.isdigit() and len(minutes) == 2):
-        raise ValueError(f'"{text}" is not a time of day; write it like 08:00')
-    if text == "24:00":
-        return time(0)
-    if int(hours) > 23 or int(minutes) > 59:
-        raise ValueError(f'"{text}" is not a time of day; the last is 23:59')
-    return time(int(hours), int(minutes))
-
-
-def _zone(written: object) -> ZoneInfo:
-    if isinstance(written, ZoneInfo):
-        return written
-    try:
-        return ZoneInfo(str(written))
-    except (KeyError, ValueError, OSError):
-        raise ValueError(
-            f'"{written}" is not a known time zone; write it like Europe/Paris or UTC'
-        ) from None
-
-
-def _days(written: object) -> tuple[int, ...]:
-    if isinstance(written, tuple):
-        return written
-    days: set[int] = set()
-    for part in str(written).lower().replace(",", " ").split():
-        first, _, last = part.partition("-")
-        if first not in DAYS or (last and last not in DAYS):
-            raise ValueError(f'"{part}" is not a day; write it like mon-fri or sat,sun')
-        begin, end = DAYS.index(first), DAYS.index(last or first)
-        days.update((begin + step) % 7 for step in range((end - begin) % 7 + 1))
-    if not days:
-        raise ValueError("no day is named; write it like mon-fri")
-    return tuple(sorted(days))
-
-
-ClockTime = Annotated[
-    time,
-    BeforeValidator(_clock_time),
-    PlainSerializer(lambda t: t.strftime("%H:%M")),
-    WithJsonSchema({"type": "string", "pattern": r"^\d{1,2}:\d{2}$", "examples": ["08:00"]}),
-]
-Zone = Annotated[
-    Any,
-    BeforeValidator(_zone),
-    PlainSerializer(str),
-    WithJsonSchema({"type": "string", "examples": ["Europe/Paris", "UTC"]}),
-]
-Days = Annotated[
-    tuple[int, ...],
-    BeforeValidator(_days),
-    PlainSerializer(lambda days: ",".join(DAYS[d] for d in days)),
-    WithJsonSchema({"type": "string", "examples": ["mon-fri", "sat,sun"]}),
-]
+MOST_POINTS: Final = 720  # of one metric; with the window it bounds history and work per tick
 
 
 class RateRule(Model):
@@ -149,7 +49,7 @@ class RateRule(Model):
     @field_validator("per")
     @classmethod
     def _bounded(cls, span: timedelta) -> timedelta:
-        return _within(span, timedelta(seconds=1), LONGEST_WINDOW)
+        return within(span, timedelta(seconds=1), LONGEST_WINDOW)
 
 
 class Rate(Model):
@@ -169,7 +69,7 @@ class Rate(Model):
     @field_validator("per")
     @classmethod
     def _bounded(cls, span: timedelta) -> timedelta:
-        return _within(span, timedelta(seconds=1), LONGEST_WINDOW)
+        return within(span, timedelta(seconds=1), LONGEST_WINDOW)
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -179,7 +79,7 @@ class Rate(Model):
             raise ValueError("no bound is given; write for example at_most: 100%")
         return self
 
-    @property
+    @cached_property
     def all_rules(self) -> tuple[RateRule, ...]:
         own = tuple(
             RateRule(at_most=amount, per=self.per)
@@ -217,16 +117,23 @@ class Limits(Model):
     reversals: PerSpan = Per(6, timedelta(hours=1))
     """The flap guard: after so many changes of direction, nothing shrinks until some have aged."""
 
+    @cached_property
+    def band(self) -> tuple[float, float]:
+        """Ratios to the goal between which a metric leaves the count alone; both ends count."""
+        down = self.tolerance if self.tolerance_down is None else self.tolerance_down
+        up = self.tolerance if self.tolerance_up is None else self.tolerance_up
+        return 1.0 - down, 1.0 + up
+
     @field_validator("settle_down", "settle_up", "cooldown")
     @classmethod
     def _bounded(cls, span: timedelta) -> timedelta:
-        return _within(span, timedelta(0), LONGEST_WINDOW)
+        return within(span, timedelta(0), LONGEST_WINDOW)
 
     @field_validator("changes", "reversals")
     @classmethod
     def _bounded_budget(cls, per: Per | None) -> Per | None:
         if per is not None:
-            _within(per.span, timedelta(seconds=1), LONGEST_WINDOW)
+            within(per.span, timedelta(seconds=1), LONGEST_WINDOW)
             if not 1 <= per.count <= 100:
                 raise ValueError(f"{per.count} changes are out of range; choose 1 to 100")
         return per
@@ -262,7 +169,7 @@ class Goal(Model):
             raise ValueError(f"a goal of {self.level:g} cannot be kept; it must be above zero")
         return self
 
-    @property
+    @cached_property
     def level(self) -> float:
         return next(g for g in (self.utilization, self.per_instance, self.value) if g is not None)
 
@@ -314,7 +221,7 @@ class Threshold(BreachStep):
     @field_validator("for_")
     @classmethod
     def _bounded(cls, span: timedelta) -> timedelta:
-        return _within(span, timedelta(0), LONGEST_WINDOW)
+        return within(span, timedelta(0), LONGEST_WINDOW)
 
     @model_validator(mode="after")
     def _table_or_change(self) -> Self:
@@ -343,7 +250,7 @@ class BurstWindow(Model):
     def _in_range(self) -> Self:
         if not 1.1 <= self.threshold <= 10:
             raise ValueError("a burst threshold lies between 110% and 1000%")
-        _within(self.window, timedelta(seconds=1), timedelta(minutes=10))
+        within(self.window, timedelta(seconds=1), timedelta(minutes=10))
         return self
 
 
@@ -394,7 +301,7 @@ class Metric(Model):
     @field_validator("window", "last_known", "max_age")
     @classmethod
     def _bounded(cls, span: timedelta | None) -> timedelta | None:
-        return None if span is None else _within(span, timedelta(0), LONGEST_WINDOW)
+        return None if span is None else within(span, timedelta(0), LONGEST_WINDOW)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -415,7 +322,7 @@ class Metric(Model):
             raise ValueError("the burst window is longer than window; make it shorter")
         return self
 
-    @property
+    @cached_property
     def keep(self) -> Goal | None:
         """The goal, short forms included."""
         if self.cpu is not None:
@@ -425,6 +332,11 @@ class Metric(Model):
                 return Goal(utilization=self.memory)
             return Goal(per_instance=self.memory)
         return self.goal
+
+    @cached_property
+    def longest(self) -> timedelta:
+        """How far back its points are needed."""
+        return max(self.window, self.last_known, *(rule.for_ for rule in self.when), timedelta())
 
 
 class Window(Model):
@@ -469,86 +381,6 @@ class Missing(Model):
         return self
 
 
-class HttpProbe(Model):
-    """A request that must be answered with an expected status."""
-
-    path: Annotated[str, Field(pattern=r"^/")] = "/"
-    """Path on the instance."""
-    port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    """Port; the instance's own when it is not given."""
-    expect: Annotated[str, Field(pattern=r"^\d{3}(-\d{3})?$")] = "200-399"
-    """Status, or range of statuses, that counts as healthy."""
-
-
-class TcpProbe(Model):
-    """A connection that must be accepted."""
-
-    port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    """Port; the instance's own when it is not given."""
-    host: str = ""
-    """Host; the instance's own when it is not given."""
-
-
-class Probe(Model):
-    """One question to an instance, asked again and again. Exactly one kind."""
-
-    http: HttpProbe | None = None
-    """Ask by HTTP."""
-    tcp: TcpProbe | None = None
-    """Ask by connecting."""
-    command: tuple[str, ...] | None = None
-    """Ask by running a command; exit code 0 is healthy. `{port}` and `{pid}` are filled in."""
-    every: Span = timedelta(seconds=10)
-    """Time between two questions."""
-    timeout: Span = timedelta(seconds=2)
-    """A later answer is a failure."""
-    fail_after: Annotated[int, Field(ge=1, le=1000)] = 3
-    """So many failures in a row are unhealthy."""
-    pass_after: Annotated[int, Field(ge=1, le=1000)] = 1
-    """So many successes in a row are healthy."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        given = [n for n in ("http", "tcp", "command") if getattr(self, n) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"{len(given)} kinds are given; write exactly one of http, tcp, command"
-            )
-        if self.command is not None and not self.command:
-            raise ValueError("the command is empty; write its name and arguments as a list")
-        _within(self.every, timedelta(milliseconds=100), timedelta(hours=1))
-        _within(self.timeout, timedelta(milliseconds=10), timedelta(minutes=5))
-        return self
-
-
-class RestartRules(Model):
-    """How a dead or sick instance is started again. There is no giving up."""
-
-    backoff: SpanRange = Spans(timedelta(seconds=1), timedelta(minutes=5))
-    """Wait before the second start, doubled each time up to the longer span."""
-    reset_after: Span = timedelta(minutes=10)
-    """Only so much *healthy* time makes the back-off begin anew."""
-    at_once: Percent = Ratio(0.25)
-    """At most this share (at least one) is down for restarts of the sick at one time."""
-    brake: Percent = Ratio(0.5)
-    """When this share is sick together, the cause lies elsewhere: only one canary restarts."""
-
-
-class Health(Model):
-    """How instances are judged. Without probes only those that ended are started again."""
-
-    startup: Probe | None = None
-    """Holds back the other two until it has succeeded once."""
-    readiness: Probe | None = None
-    """Says whether the instance counts as capacity. Never restarts anything."""
-    liveness: Probe | None = None
-    """When it fails the instance is restarted."""
-    restart: RestartRules = RestartRules()
-    """Back-off, budget and brake."""
-    depends_on: dict[str, Probe] = Field(default_factory=dict)
-    """Outside services by name. While one is down nothing but one canary is restarted."""
-
-
 class Policy(Model):
     """How one service is kept at the right size and in good health."""
 
@@ -576,7 +408,17 @@ class Policy(Model):
     @field_validator("every")
     @classmethod
     def _bounded(cls, span: timedelta) -> timedelta:
-        return _within(span, timedelta(milliseconds=200), timedelta(hours=1))
+        return within(span, timedelta(milliseconds=200), timedelta(hours=1))
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> Self:
+        longest = max((m.longest for m in self.metrics), default=timedelta())
+        if longest > MOST_POINTS * self.every:
+            raise ValueError(
+                f"a window of {format_span(longest)} looked at every {format_span(self.every)} "
+                f"holds more than {MOST_POINTS} points; shorten the window or raise every"
+            )
+        return self
 
     @model_validator(mode="after")
     def _unique_names(self) -> Self:

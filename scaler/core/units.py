@@ -8,10 +8,11 @@ write them again, so a policy survives a round trip through JSON.
 import math
 import re
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import time, timedelta
 from typing import Annotated, Any, Final
+from zoneinfo import ZoneInfo
 
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
 
 SPAN_UNITS: Final = {
     "ms": timedelta(milliseconds=1),
@@ -29,6 +30,7 @@ SIZE_UNITS: Final = {
     "B": 1,
     "m": 0.001,
 }
+DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 SPAN_PATTERN: Final = r"^(\d+(\.\d+)?(ms|s|m|h|d|w))+$"
 PERCENT_PATTERN: Final = r"^\d+(\.\d+)?%$"
 _SPAN_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
@@ -258,4 +260,64 @@ SpanRange = Annotated[
 ]
 Points = Annotated[
     Votes, *_typed(parse_votes, str, {"type": "string", "pattern": r"^\d+\s+of\s+\d+$"})
+]
+
+
+def _clock_time(written: object) -> time:
+    if isinstance(written, time):
+        return written
+    text = str(written)
+    hours, colon, minutes = text.partition(":")
+    if not (colon and hours.isdigit() and minutes.isdigit() and len(minutes) == 2):
+        raise ValueError(f'"{text}" is not a time of day; write it like 08:00')
+    if text == "24:00":
+        return time(0)
+    if int(hours) > 23 or int(minutes) > 59:
+        raise ValueError(f'"{text}" is not a time of day; the last is 23:59')
+    return time(int(hours), int(minutes))
+
+
+def _zone(written: object) -> ZoneInfo:
+    if isinstance(written, ZoneInfo):
+        return written
+    try:
+        return ZoneInfo(str(written))
+    except (KeyError, ValueError, OSError):
+        raise ValueError(
+            f'"{written}" is not a known time zone; write it like Europe/Paris or UTC'
+        ) from None
+
+
+def _days(written: object) -> tuple[int, ...]:
+    if isinstance(written, tuple):
+        return written
+    days: set[int] = set()
+    for part in str(written).lower().replace(",", " ").split():
+        first, _, last = part.partition("-")
+        if first not in DAYS or (last and last not in DAYS):
+            raise ValueError(f'"{part}" is not a day; write it like mon-fri or sat,sun')
+        begin, end = DAYS.index(first), DAYS.index(last or first)
+        days.update((begin + step) % 7 for step in range((end - begin) % 7 + 1))
+    if not days:
+        raise ValueError("no day is named; write it like mon-fri")
+    return tuple(sorted(days))
+
+
+ClockTime = Annotated[
+    time,
+    BeforeValidator(_clock_time),
+    PlainSerializer(lambda t: t.strftime("%H:%M")),
+    WithJsonSchema({"type": "string", "pattern": r"^\d{1,2}:\d{2}$", "examples": ["08:00"]}),
+]
+Zone = Annotated[
+    Any,
+    BeforeValidator(_zone),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "examples": ["Europe/Paris", "UTC"]}),
+]
+Days = Annotated[
+    tuple[int, ...],
+    BeforeValidator(_days),
+    PlainSerializer(lambda days: ",".join(DAYS[d] for d in days)),
+    WithJsonSchema({"type": "string", "examples": ["mon-fri", "sat,sun"]}),
 ]

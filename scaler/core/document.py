@@ -1,0 +1,47 @@
+"""The base of whatever a person may write in a policy: frozen, and no key is ignored."""
+
+from datetime import timedelta
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from scaler.core.units import format_span
+
+
+def within(span: timedelta, low: timedelta, high: timedelta) -> timedelta:
+    """`span`, when it lies between both; they count."""
+    if not low <= span <= high:
+        raise ValueError(
+            f"{format_span(span)} is out of range; choose {format_span(low)} to {format_span(high)}"
+        )
+    return span
+
+
+class Model(BaseModel):
+    """Frozen, and no key is ignored."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        populate_by_name=True,
+        ser_json_inf_nan="strings",
+    )
+
+
+class Target(Model):
+    """What is scaled. Each provider has its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: str = Field(default="", exclude=True, json_schema_extra={"hidden": True})
+    """Filled in by the loader: which provider this is for."""
+    policy: str = Field(default="", exclude=True, json_schema_extra={"hidden": True})
+    """Filled in by the loader: the name of the policy."""
+
+
+class Source(Model):
+    """Where a metric is read. Each source has its own."""
+
+    kind: str = Field(default="platform", exclude=True, json_schema_extra={"hidden": True})
+    """Filled in by the loader."""

@@ -1,0 +1,75 @@
+"""Points in time to one number, and samples that can be believed."""
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from scaler.core.model import InstanceId, Point, Reading, Sample
+
+AHEAD: Final = timedelta(seconds=5)  # another host's clock may be so far ahead of ours
+
+
+def since(points: Sequence[Point], moment: datetime) -> Sequence[Point]:
+    """The points after `moment`; its far edge is left out."""
+    for index, point in enumerate(points):
+        if point.at > moment:
+            return points[index:] if index else points
+    return ()
+
+
+def reduce(numbers: Sequence[float], how: str) -> float:
+    """One number for a window; `numbers` is not empty, oldest first."""
+    return _WAYS[how](numbers)
+
+
+def _percentile(share: float) -> Callable[[Sequence[float]], float]:
+    """The nearest-rank percentile: always a number that was really measured."""
+
+    def percentile(numbers: Sequence[float]) -> float:
+        return sorted(numbers)[max(0, math.ceil(share * len(numbers)) - 1)]
+
+    return percentile
+
+
+_WAYS: Final[dict[str, Callable[[Sequence[float]], float]]] = {
+    "mean": lambda numbers: math.fsum(numbers) / len(numbers),
+    "max": max,
+    "min": min,
+    "last": lambda numbers: numbers[-1],
+    "p50": _percentile(0.50),
+    "p90": _percentile(0.90),
+    "p95": _percentile(0.95),
+    "p99": _percentile(0.99),
+}
+
+
+def newest(
+    reading: Reading, now: datetime, max_age: timedelta
+) -> tuple[dict[InstanceId, Sample], Sample | None, str]:
+    """The newest believable sample of each instance, that of the whole, and why others are not.
+
+    A sample that is not a number, negative, too old or from the future is left out with a reason.
+    """
+    each: dict[InstanceId, Sample] = {}
+    whole: Sample | None = None
+    doubt = ""
+    oldest, latest = now - max_age, now + AHEAD
+    for sample in reading.samples:
+        value = sample.value
+        if not 0 <= value < math.inf:
+            doubt = f"{value} is not a load"
+        elif sample.at < oldest:
+            doubt = f"newest sample is {round((now - sample.at).total_seconds())} s old"
+        elif sample.at > latest:
+            doubt = f"sample is {round((sample.at - now).total_seconds())} s in the future"
+        elif sample.base is not None and not 0 < sample.base < math.inf:
+            doubt = f"{sample.base} cannot be 100 %"
+        elif sample.instance is None:
+            if whole is None or sample.at >= whole.at:
+                whole = sample
+        else:
+            other = each.get(sample.instance)
+            if other is None or sample.at >= other.at:
+                each[sample.instance] = sample
+    return each, whole, doubt
