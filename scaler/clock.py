@@ -43,9 +43,13 @@ class SystemClock:
     async def sleep(self, span: timedelta) -> None:
         await asyncio.sleep(span.total_seconds())
 
+    def wall(self) -> datetime:
+        """The wall clock as it is set now, for a library that follows it."""
+        return datetime.now(UTC)
+
     def step(self) -> timedelta:
         """How far the wall clock has been moved against this clock since the start."""
-        return datetime.now(UTC) - self.now()
+        return self.wall() - self.now()
 
 
 class ManualClock:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from scaler.clock import Clock
 from scaler.core.document import Source, Target
+from scaler.core.healthpolicy import Probe
 from scaler.core.journal import Entry, Kind
 from scaler.core.model import Fleet, Health, History, Instance, InstanceId, Reading
 from scaler.core.policy import Metric
@@ -143,6 +144,28 @@ class Store(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+class Adapters(Protocol):
+    """Where the engine gets its adapters: the installed ones, or those of a simulated world."""
+
+    def provider(self, kind: str) -> Provider[Any]:
+        """The connection to one platform, opened when it is first asked for.
+
+        Raises:
+            ScalerError: it cannot be opened; the targets that need it are parked.
+        """
+        ...
+
+    def source(self, metric: Metric, target: Target) -> MetricSource:
+        """A new question for one metric of one policy; closed by whoever asked for it."""
+        ...
+
+    def probe(self, probe: Probe) -> HealthProbe: ...
+
+    async def aclose(self) -> None:
+        """Close what was opened here, providers included."""
+        ...
 
 
 class ProviderPlugin(Protocol):

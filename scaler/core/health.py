@@ -117,7 +117,7 @@ def plan_restarts(rules: RestartRules, fleet: Fleet, history: History, now: date
                 f"{instance.id}: {_words(instance)}; started {memory[instance.id].attempts + 1} "
                 f"times, next start in {_in(at - now)}"
             )
-        elif why := _held(fleet, brake_at, canary_out, room, is_sick=is_sick):
+        elif why := _held(fleet, brake_at, room, canary_out=canary_out, is_sick=is_sick):
             waiting.append(f"{instance.id}: {_words(instance)}; {why}")
         else:
             restarts.append(Restart(instance=instance.id, because=_words(instance)))
@@ -130,6 +130,20 @@ def plan_restarts(rules: RestartRules, fleet: Fleet, history: History, now: date
         remembered={id_: kept for id_, kept in memory.items() if kept.attempts},
         brake_at=brake_at,
     )
+
+
+def refusal(
+    rules: RestartRules, fleet: Fleet, history: History, instance: InstanceId, now: datetime
+) -> str:
+    """Why a person may not restart `instance` now; empty when nothing speaks against it.
+
+    Back-off does not bind a person; the share that may be down does, unless it is down already.
+    """
+    live = [i for i in fleet.instances if i.state is not State.STOPPING]
+    if any(i.id == instance and i.state is not State.RUNNING for i in live):
+        return ""
+    memory = {i.id: _remembered(i, history.restarts.get(i.id), rules, now) for i in live}
+    return _held(fleet, None, _room(rules, live, (), memory), canary_out=False, is_sick=True)
 
 
 def restarted(
@@ -213,7 +227,7 @@ def _due(rules: RestartRules, instance: InstanceId, memory: Restarts) -> datetim
 
 
 def _held(
-    fleet: Fleet, brake_at: datetime | None, canary_out: bool, room: int, *, is_sick: bool
+    fleet: Fleet, brake_at: datetime | None, room: int, *, canary_out: bool, is_sick: bool
 ) -> str:
     if fleet.rollout and is_sick:
         return f"a deployment is in progress ({fleet.rollout})"

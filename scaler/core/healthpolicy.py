@@ -16,6 +16,8 @@ class HttpProbe(Model):
     """Path on the instance."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """Port; the instance's own when it is not given."""
+    host: str = ""
+    """Host; the instance's own when it is not given."""
     expect: Annotated[str, Field(pattern=r"^\d{3}(-\d{3})?$")] = "200-399"
     """Status, or range of statuses, that counts as healthy."""
 

@@ -5,14 +5,15 @@ gives the same count again. The JSON form leaves defaults out; no `version` in i
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-from scaler.core.model import Decision, Fleet, History, Reading
+from scaler.core.model import Asked, Change, Decision, Fleet, History, Point, Reading
+from scaler.core.policy import Policy
 
 VERSION: Final = 1
 
@@ -35,7 +36,7 @@ class Kind(StrEnum):
 class Facts:
     """All that `decide` was given."""
 
-    policy: Mapping[str, Any]  # as `Policy.model_dump(mode="json")` wrote it
+    policy: Mapping[str, Any]  # as `policy_to_facts` wrote it
     fleet: Fleet
     readings: Mapping[str, Reading]
     history: History
@@ -59,10 +60,23 @@ class Entry:
 
 _ENTRY: Final = TypeAdapter(Entry)
 _HISTORY: Final = TypeAdapter(History)
+_DECISION: Final = TypeAdapter(Decision)
 
 
 def entry_to_json(entry: Entry) -> bytes:
     return _ENTRY.dump_json(entry, exclude_defaults=True)
+
+
+def entry_to_dict(entry: Entry, *, facts: bool = False) -> dict[str, Any]:
+    """As plain values; without the facts, which are long, unless they are asked for."""
+    left_out = None if facts else {"facts"}
+    plain: dict[str, Any] = _ENTRY.dump_python(entry, mode="json", exclude=left_out)
+    return plain
+
+
+def decision_to_dict(decision: Decision) -> dict[str, Any]:
+    plain: dict[str, Any] = _DECISION.dump_python(decision, mode="json")
+    return plain
 
 
 def entry_from_json(text: bytes | str) -> Entry:
@@ -80,3 +94,49 @@ def history_to_json(history: History) -> bytes:
 
 def history_from_json(text: bytes | str) -> History:
     return _HISTORY.validate_json(text)
+
+
+def policy_to_facts(policy: Policy) -> dict[str, Any]:
+    """All of a policy that `decide` looks at; of target and sources only which kind they are."""
+    written = policy.model_dump(mode="json", by_alias=True)
+    written["name"] = policy.name
+    written["target"] = {"kind": policy.target.kind, "policy": policy.target.policy}
+    for metric, document in zip(policy.metrics, written["metrics"], strict=True):
+        document["source"] = {"kind": metric.source.kind}
+    return written
+
+
+def policy_of(facts: Facts) -> Policy:
+    """The policy as `decide` saw it, for a replay."""
+    return Policy.model_validate(facts.policy)
+
+
+def clamped(history: History, now: datetime) -> History:
+    """`history` without moments from the future, left by a clock that ran ahead.
+
+    They become `now`: whatever they hold back is held back for its full span once more.
+    """
+
+    def before(moment: datetime | None) -> datetime | None:
+        return None if moment is None else min(moment, now)
+
+    return replace(
+        history,
+        asked=tuple(Asked(min(a.at, now), a.count) for a in history.asked),
+        changes=tuple(Change(min(c.at, now), c.before, c.after) for c in history.changes),
+        points={
+            name: tuple(Point(min(p.at, now), p.value, p.load) for p in points)
+            for name, points in history.points.items()
+        },
+        bursts={
+            name: replace(burst, over_at=min(burst.over_at, now))
+            for name, burst in history.bursts.items()
+        },
+        restarts={
+            instance: replace(r, at=before(r.at), healthy_since=before(r.healthy_since))
+            for instance, r in history.restarts.items()
+        },
+        missing_since=before(history.missing_since),
+        brake_at=before(history.brake_at),
+        at=before(history.at),
+    )

@@ -1,0 +1,109 @@
+"""`scaler doctor`: everything the daemon needs here, each with a remedy when it is missing."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from scaler.cli.client import Daemon, NoDaemon
+from scaler.cli.output import show, styled
+from scaler.errors import ConfigError, ScalerError
+
+if TYPE_CHECKING:
+    from scaler.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    ok: bool
+    detail: str
+    needed: bool = True  # a daemon that does not run yet is no fault
+
+
+def run(settings: "Callable[[], Settings]", form: str) -> int:
+    """Print every finding; 1 when something needed is missing."""
+    findings = list(_examine(settings))
+    failed = any(not f.ok and f.needed for f in findings)
+
+    def as_table() -> str:
+        return "\n".join(_line(finding) for finding in findings)
+
+    plain = {"version": 1, "ok": not failed, "findings": [asdict(f) for f in findings]}
+    show(form, plain, as_table)
+    if failed and form == "table":
+        click.echo("\nmend what is marked with ✗ and run it again", err=True)
+    return int(failed)
+
+
+def _line(finding: Finding) -> str:
+    mark = "✓" if finding.ok else ("✗" if finding.needed else "·")
+    word = "ok" if finding.ok else ("broken" if finding.needed else "starting")
+    return f"{styled(mark, word)} {finding.subject}: {finding.detail}"
+
+
+def _examine(open_settings: "Callable[[], Settings]") -> Iterator[Finding]:
+    version = sys.version.split()[0]
+    yield Finding("Python", ok=sys.version_info >= (3, 11), detail=f"{version}, 3.11 is the least")
+    yield _pidfd()
+    try:
+        settings = open_settings()
+    except ConfigError as error:
+        yield Finding("settings", ok=False, detail=str(error))
+        return
+    yield Finding("settings", ok=True, detail=settings.origin)
+    yield _policies(settings)
+    yield _writable("state", Path(settings.state_dir))
+    yield _writable("socket", Path(settings.socket).parent)
+    yield _daemon(Path(settings.socket))
+
+
+def _pidfd() -> Finding:
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError) as error:
+        detail = f"not available ({error}); deaths of local processes are noticed by polling"
+        return Finding("pidfd", ok=False, detail=detail, needed=False)
+    return Finding("pidfd", ok=True, detail="deaths of local processes are noticed at once")
+
+
+def _policies(settings: "Settings") -> Finding:
+    from scaler import policyfile  # noqa: PLC0415 - start-up time
+
+    shown = ", ".join(str(path) for path in settings.policies)
+    try:
+        found = policyfile.load(settings.policies)
+    except ScalerError as error:
+        return Finding("policies", ok=False, detail=str(error))
+    if found.problems:
+        detail = f"{len(found.problems)} errors in {shown}; see them with: scaler check"
+        return Finding("policies", ok=False, detail=detail)
+    return Finding("policies", ok=True, detail=f"{len(found.policies)} in {shown}")
+
+
+def _writable(subject: str, folder: Path) -> Finding:
+    existing = next((p for p in (folder, *folder.parents) if p.exists()), folder)
+    if os.access(existing, os.W_OK | os.X_OK):
+        made = "" if existing == folder else ", made at the first start"
+        return Finding(subject, ok=True, detail=f"{folder} can be written{made}")
+    detail = f"{existing} cannot be written; run as another user or set another folder"
+    return Finding(subject, ok=False, detail=detail)
+
+
+def _daemon(socket: Path) -> Finding:
+    try:
+        answer = Daemon(socket).get("status")
+    except NoDaemon as error:
+        return Finding("daemon", ok=False, detail=str(error), needed=False)
+    except ScalerError as error:
+        return Finding("daemon", ok=False, detail=str(error))
+    troubles = answer["daemon"]["troubles"]
+    if troubles:
+        return Finding("daemon", ok=False, detail="; ".join(troubles))
+    return Finding("daemon", ok=True, detail=f"answers, with {len(answer['targets'])} targets")

@@ -1,0 +1,57 @@
+"""aiohttp as a client: one session, no redirects, nothing kept alive, bounded bodies."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+
+from scaler.errors import PermanentError, ScalerError, Unavailable, translate
+
+MOST_BYTES: Final = 64 * 1024
+_ERRORS: Final[Mapping[type[Exception], type[ScalerError]]] = {
+    aiohttp.InvalidURL: PermanentError,
+    aiohttp.ClientError: Unavailable,
+    TimeoutError: Unavailable,
+    OSError: Unavailable,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server said; a longer body is cut."""
+
+    status: int
+    body: bytes
+
+
+class HttpClient:
+    """Opened with its first request. Deadlines are the caller's, by `asyncio.timeout`."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def get(self, url: str) -> Answer:
+        """The answer to one GET.
+
+        Raises:
+            Unavailable: nobody listens, or what answers is no HTTP server.
+        """
+        with translate(_ERRORS, doing=f"GET {url}"):
+            async with self._open().get(url, allow_redirects=False) as response:
+                return Answer(response.status, await response.content.read(MOST_BYTES))
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(force_close=True, limit=0),
+                timeout=aiohttp.ClientTimeout(total=None),
+                headers={"User-Agent": "scaler"},
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None

@@ -1,0 +1,481 @@
+"""ScalingManager: observe → decide → act → record, for every target, again and again.
+
+A tick looks at what is, never at what it did, so it may be late, early or doubled. The order of
+effects is written here and nowhere else: the intention is durable before the platform is asked, and
+what the platform answers is written down. Errors that may pass change nothing; the next tick is the
+retry. Each target ticks in its own task, so a slow one delays nobody else.
+"""
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from difflib import get_close_matches
+from typing import Any, Final
+
+from scaler.clock import Clock
+from scaler.core import explain, health, schedule
+from scaler.core.decide import decide
+from scaler.core.journal import Entry, Facts, Kind, clamped
+from scaler.core.model import Asked, Decision, Fleet, History, Hold, InstanceId, Pause, Restart
+from scaler.core.policy import Policy
+from scaler.engine.health import HealthMonitor
+from scaler.engine.jobs import Job, guarded
+from scaler.engine.recorder import Recorder
+from scaler.engine.watched import Condition, Watched, in_time, look, read, watch
+from scaler.errors import NotFound, Refused, ScalerError, TransientError, Unavailable
+from scaler.interfaces import Adapters, Watching
+
+HEARTBEAT: Final = timedelta(minutes=5)  # an unchanged decision is written down this often
+PARKED_RETRY: Final = timedelta(minutes=1)
+DEGRADED_AFTER: Final = 3  # unanswered looks in a row
+FOLLOW_AGAIN: Final = timedelta(seconds=5)
+
+
+class ScalingManager:
+    """Keeps every target at the count that its policy and its load ask for."""
+
+    def __init__(
+        self,
+        *,
+        adapters: Adapters,
+        recorder: Recorder,
+        clock: Clock,
+        tell: Callable[[Entry], None] = lambda _: None,
+        act: bool = True,
+        deadline: timedelta = timedelta(seconds=10),
+    ) -> None:
+        """`tell` hears of every entry at once; `act=False` only observes, whatever policies say.
+
+        `deadline` is for each call to a platform or a source.
+        """
+        self._adapters = adapters
+        self._recorder = recorder
+        self._clock = clock
+        self._tell = tell
+        self._act = act
+        self._deadline = deadline
+        self._watched: dict[str, Watched] = {}
+        self._histories: dict[str, History] = {}
+        self._followers: dict[int, asyncio.Task[None]] = {}
+        self._draining = False
+        self.health = HealthMonitor(adapters, clock, self.wake, self._probe_broken)
+        self.beat_at = clock.monotonic()  # of the last tick; the watchdog looks at it
+        self.bugs = 0
+
+    async def load(self, histories: Mapping[str, History]) -> None:
+        """Take over what is remembered from before the process was started."""
+        now = self._clock.now()
+        self._histories = {name: clamped(history, now) for name, history in histories.items()}
+
+    async def apply(self, policies: Mapping[str, Policy]) -> None:
+        """Watch exactly these from the next tick on; what did not change keeps everything.
+
+        A changed policy keeps its history, and what runs keeps running either way.
+        """
+        old = self._watched
+        fresh = {}
+        for name, policy in policies.items():
+            known = old.get(name)
+            if known is not None and known.policy == policy:
+                fresh[name] = known
+                continue
+            history = known.history if known else self._histories.get(name, History())
+            fresh[name] = watch(policy, history)
+        self._watched = fresh
+        self.health.apply(policies)
+        for name, gone in old.items():
+            if fresh.get(name) is not gone:
+                self._histories[name] = gone.history
+                await self._let_go(gone)
+
+    async def _let_go(self, it: Watched) -> None:
+        for task in (it.alarm, it.running):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+        await it.close()
+
+    def jobs(self) -> list[Job]:
+        """One job for each interval that some policy asks for."""
+        spans = sorted({it.policy.every for it in self._watched.values()})
+        return [
+            Job(
+                name=f"tick every {span.total_seconds():g}s",
+                every=span,
+                run=lambda span=span: self.tick(  # type: ignore[misc]
+                    name for name, it in self._watched.items() if it.policy.every == span
+                ),
+            )
+            for span in spans
+        ]
+
+    def tick(self, names: Iterable[str] | None = None) -> list[asyncio.Task[None]]:
+        """Start a look at each target, all of them by default, and return without waiting.
+
+        One whose last look is still under way, or that waits for its retry, is left out.
+        """
+        self.beat_at = now = self._clock.monotonic()
+        chosen = self._watched if names is None else names
+        return [
+            self._start(it)
+            for name in tuple(chosen)
+            if (it := self._watched[name]).running is None and it.not_before <= now
+        ]
+
+    def wake(self, name: str) -> None:
+        """Something happened to this target: look now and not at the next tick."""
+        it = self._watched.get(name)
+        if it is None or self._draining:
+            return
+        if it.running is None:
+            self._start(it)
+        else:
+            it.again = True
+
+    def _start(self, it: Watched) -> asyncio.Task[None]:
+        it.again = False
+        it.running = asyncio.create_task(self._look_after(it), name=f"tick {it.name}")
+        return it.running
+
+    async def _look_after(self, it: Watched) -> None:
+        try:
+            await guarded(self._tick(it), lambda error: self._broken(it, error))
+        finally:
+            it.running = None
+        if it.again:
+            self.wake(it.name)
+
+    async def _tick(self, it: Watched) -> None:
+        """One round of the loop for one target."""
+        try:
+            facts = await self._observed(it)
+        except ScalerError as error:
+            self._troubled(it, error)
+            return
+        decision, history = decide(
+            it.policy, facts.fleet, facts.readings, facts.history, self._clock.now()
+        )
+        if not self._may_act(it.policy):
+            history = _unchanged(history, facts.history)
+        it.decision, it.facts, it.history = decision, facts, history
+        self._record(it, *self._worth_telling(it, decision, facts))
+        if not self._may_act(it.policy) or await self._act_on(it, decision, facts):
+            self._recovered(it)
+        self._set_alarm(it, decision)
+
+    async def _observed(self, it: Watched) -> Facts:
+        fleet = await look(it, self._adapters, self._deadline)
+        self._follow(it)
+        if it.fresh:
+            it.history = _without_phantom(it.history, fleet)
+            it.fresh = False
+        fleet = self.health.enriched(it.policy, fleet)
+        patience = min(self._deadline, max(it.policy.every, timedelta(seconds=1)))
+        readings = await read(it, fleet, self._clock, patience)
+        return Facts(policy=it.written, fleet=fleet, readings=readings, history=it.history)
+
+    def _may_act(self, policy: Policy) -> bool:
+        return self._act and policy.mode == "act"
+
+    async def _act_on(self, it: Watched, decision: Decision, facts: Facts) -> bool:
+        """Carry the decision out. What fails is written down, and the change did not happen."""
+        scales = (
+            decision.desired != facts.fleet.wanted
+            or bool(decision.remove)
+            or not facts.fleet.complete
+        )
+        if not scales and not decision.restarts:
+            return True
+        assert it.provider is not None  # noqa: S101 - it has just observed
+        await self._recorder.flush(self._deadline)  # intention first
+        went_well = True
+        for restart in decision.restarts:
+            went_well &= await self._ask_to_restart(it, restart.instance)
+        if scales:
+            asked = it.provider.scale(it.policy.target, decision.desired, remove=decision.remove)
+            if not await self._ask(it, f"scale to {decision.desired}", asked):
+                it.history = replace(it.history, changes=facts.history.changes)
+                self._record(it)
+                went_well = False
+        return went_well
+
+    async def _ask_to_restart(self, it: Watched, instance: InstanceId, by: str = "") -> bool:
+        assert it.provider is not None  # noqa: S101 - it has observed
+        asked = it.provider.restart(it.policy.target, instance)
+        return await self._ask(it, f"restart {instance}", asked, by)
+
+    async def _ask(self, it: Watched, doing: str, call: Awaitable[None], by: str = "") -> bool:
+        try:
+            await in_time(call, self._deadline, doing)
+        except ScalerError as error:
+            self._troubled(it, error, f"{doing}: ")
+            return False
+        self._say(it, Kind.ACTED, f"{it.name}: asked the platform to {doing}", by=by)
+        return True
+
+    def _worth_telling(self, it: Watched, decision: Decision, facts: Facts) -> list[Entry]:
+        """An entry when the decision acts, when another rule holds the count, and now and then."""
+        acts = decision.desired != decision.current or decision.remove or decision.restarts
+        holding = frozenset(step.rule for step in decision.steps) - {"metrics", "tolerance"}
+        said = (decision.desired, holding, bool(decision.waiting))
+        quiet = said == it.told and it.told_at and decision.at - it.told_at < HEARTBEAT
+        if quiet and not acts:
+            return []
+        it.told, it.told_at = said, decision.at
+        would = "" if self._may_act(it.policy) else "observing only: "
+        summary = would + explain.summary(decision)
+        return [
+            Entry(
+                at=decision.at,
+                kind=Kind.DECIDED,
+                target=it.name,
+                summary=summary,
+                decision=decision,
+                facts=facts,
+            )
+        ]
+
+    def _troubled(self, it: Watched, error: ScalerError, doing: str = "") -> None:
+        """The platform did not do as asked. Nothing changes; say so once and try again."""
+        it.failures += 1
+        now = self._clock.monotonic()
+        if isinstance(error, TransientError):
+            lasting = it.failures >= DEGRADED_AFTER
+            condition = Condition.DEGRADED if lasting else Condition.DEFERRED
+            kind = Kind.DEFERRED
+            it.not_before = now + (error.retry_after or timedelta())
+        else:
+            condition, kind = Condition.PARKED, Kind.PARKED
+            it.not_before = now + PARKED_RETRY
+        trouble = f"{doing}{error}"
+        if (condition, trouble) != (it.condition, it.trouble):
+            self._say(it, kind, f"{it.name}: {trouble}", ok=False)
+        it.condition, it.trouble = condition, trouble
+
+    def _broken(self, it: Watched, error: Exception) -> None:
+        self.bugs += 1
+        it.failures += 1
+        trace = "".join(traceback.format_exception(error))
+        summary = f"{it.name}: a defect of scaler: {type(error).__name__}: {error}"
+        if summary != it.trouble:
+            self._say(it, Kind.NOTICED, summary, ok=False, traceback=trace)
+        it.condition, it.trouble = Condition.BROKEN, summary
+
+    def _probe_broken(self, error: Exception) -> None:
+        self.bugs += 1
+        trace = "".join(traceback.format_exception(error))
+        summary = f"a defect of scaler in a probe: {type(error).__name__}: {error}"
+        self._tell(
+            Entry(
+                at=self._clock.now(),
+                kind=Kind.NOTICED,
+                summary=summary,
+                ok=False,
+                data={"traceback": trace},
+            )
+        )
+
+    def _recovered(self, it: Watched) -> None:
+        if it.failures:
+            self._say(it, Kind.NOTICED, f"{it.name}: works again after {it.failures} failed tries")
+        it.condition, it.trouble, it.failures = Condition.OK, "", 0
+
+    def _say(
+        self,
+        it: Watched,
+        kind: Kind,
+        summary: str,
+        *,
+        ok: bool = True,
+        by: str = "",
+        **data: object,
+    ) -> None:
+        now = self._clock.now()
+        entry = Entry(at=now, kind=kind, target=it.name, summary=summary, ok=ok, by=by, data=data)
+        self._record(it, entry)
+
+    def _record(self, it: Watched, *entries: Entry) -> None:
+        self._recorder.record(it.name, it.history, *entries)
+        for entry in entries:
+            self._tell(entry)
+
+    def _set_alarm(self, it: Watched, decision: Decision) -> None:
+        """Look again when a restart falls due, if that is before the next tick."""
+        if it.alarm is not None:
+            it.alarm.cancel()
+            it.alarm = None
+        if decision.again_at is not None and decision.again_at - decision.at < it.policy.every:
+            span = decision.again_at - self._clock.now()
+            it.alarm = asyncio.create_task(self._wake_after(it.name, span))
+
+    async def _wake_after(self, name: str, span: timedelta) -> None:
+        await self._clock.sleep(max(span, timedelta()))
+        self._watched[name].alarm = None
+        self.wake(name)
+
+    def _follow(self, it: Watched) -> None:
+        """Listen to a provider that notices changes by itself."""
+        provider = it.provider
+        if isinstance(provider, Watching) and id(provider) not in self._followers:
+            task = asyncio.create_task(self._pass_on(provider), name="follow changes")
+            self._followers[id(provider)] = task
+
+    async def _pass_on(self, provider: Watching) -> None:
+        while not self._draining:
+            try:
+                async for name in provider.changes():
+                    self.wake(name)
+            except ScalerError:
+                pass  # the ticks go on without it
+            await self._clock.sleep(FOLLOW_AGAIN)
+
+    def pause(self, name: str, pause: Pause) -> None:
+        """Close one or both directions, for a time or until `resume`. Survives a restart."""
+        it = self.named(name)
+        it.history = replace(it.history, pause=pause)
+        until = f" until {pause.until:%Y-%m-%d %H:%M:%S} UTC" if pause.until else ""
+        what = {(True, True): "", (True, False): " for scale-in", (False, True): " for scale-out"}
+        words = what[pause.scale_in, pause.scale_out]
+        self._command(it, f"{name}: paused{words}{until}", pause.by, pause.reason)
+
+    def resume(self, name: str, by: str) -> None:
+        """Take back a pause and a count set by hand."""
+        it = self.named(name)
+        it.history = replace(it.history, pause=None, hold=None)
+        self._command(it, f"{name}: resumed", by, "")
+
+    def scale(self, name: str, hold: Hold, *, lasting: bool) -> None:
+        """Set the count by hand, within the bounds.
+
+        Lasting, it stands until `hold.until`. Otherwise it is where the rules go on from: it counts
+        as asked for, so `settle_down` keeps it for its span.
+
+        Raises:
+            Refused: the bounds or a pause forbid it.
+        """
+        it = self.named(name)
+        now = self._clock.now()
+        limits = schedule.bounds(it.policy.limits, it.policy.schedule, now)
+        if not limits.min <= hold.count <= limits.max:
+            raise Refused(
+                f"{hold.count} is outside the limits of {name}, {limits.min} to {limits.max}; "
+                "choose one of these or change limits in its policy"
+            )
+        if it.history.pause is not None:
+            raise Refused(f"{name} is paused; resume it first: scaler resume {name}")
+        asked = it.history.asked if lasting else (*it.history.asked, Asked(now, hold.count))
+        until = hold.until if lasting else now + it.policy.every
+        it.history = replace(it.history, hold=replace(hold, until=until), asked=asked)
+        self._command(it, f"{name}: set to {hold.count} by hand", hold.by, hold.reason)
+
+    async def restart(self, name: str, instance: str, by: str) -> None:
+        """Start one instance again. It counts in its back-off and in the budget of the target.
+
+        Raises:
+            NotFound: there is no such instance.
+            Refused: others are down already.
+        """
+        it = self.named(name)
+        fleet = it.fleet
+        ids = {i.id for i in fleet.instances} if fleet else set()
+        chosen = InstanceId(instance)
+        if fleet is None or chosen not in ids:
+            raise NotFound(f'{name} has no instance "{instance}"; it has {", ".join(sorted(ids))}')
+        now = self._clock.now()
+        if why := health.refusal(it.policy.health.restart, fleet, it.history, chosen, now):
+            raise Refused(f"{instance} is not restarted: {why}")
+        because = [Restart(instance=chosen, because="by hand")]
+        remembered = health.restarted(it.history.restarts, because, now)
+        it.history = replace(it.history, restarts=remembered)
+        if not await self._ask_to_restart(it, chosen, by):
+            raise Unavailable(it.trouble)
+
+    def named(self, name: str) -> Watched:
+        """The target of this policy.
+
+        Raises:
+            NotFound: no policy has this name.
+        """
+        if name not in self._watched:
+            near = get_close_matches(name, self._watched, n=1)
+            hint = f'; did you mean "{near[0]}"?' if near else ""
+            raise NotFound(f'no policy is named "{name}"{hint}')
+        return self._watched[name]
+
+    def _command(self, it: Watched, what: str, by: str, reason: str) -> None:
+        why = f": {reason}" if reason else ""
+        self._say(it, Kind.COMMANDED, f"{what} by {by}{why}", by=by)
+        self.wake(it.name)
+
+    @property
+    def watched(self) -> Mapping[str, Watched]:
+        """All targets, for those who only read."""
+        return self._watched
+
+    async def plan(self, policies: Mapping[str, Policy]) -> list[Decision]:
+        """What the first tick of `policies` would decide now. Changes nothing, remembers nothing.
+
+        Raises:
+            ScalerError: a platform does not answer.
+        """
+        return [await self._planned(policy) for policy in policies.values()]
+
+    async def _planned(self, policy: Policy) -> Decision:
+        known = self._watched.get(policy.name)
+        if known and known.facts and known.policy.metrics == policy.metrics:
+            facts = known.facts
+        else:
+            facts = await self._first_facts(policy)
+        now = self._clock.now()
+        history = known.history if known else facts.history
+        decision, _ = decide(policy, facts.fleet, facts.readings, history, now)
+        return decision
+
+    async def _first_facts(self, policy: Policy) -> Facts:
+        """Two looks a second apart: a source that measures a difference needs both."""
+        it = watch(policy, self._histories.get(policy.name, History()))
+        try:
+            fleet = await look(it, self._adapters, self._deadline)
+            await read(it, fleet, self._clock, self._deadline)
+            await self._clock.sleep(timedelta(seconds=1))
+            return await self._observed(it)
+        finally:
+            await it.close()
+
+    def under_way(self) -> list[asyncio.Task[Any]]:
+        """Looks and probes that have not ended."""
+        looks = [it.running for it in self._watched.values() if it.running is not None]
+        return [*looks, *self.health.under_way]
+
+    async def drain(self, deadline: timedelta) -> None:
+        """Let what is under way end, but no longer than `deadline`, and let go of everything."""
+        self._draining = True
+        alarms = [it.alarm for it in self._watched.values() if it.alarm is not None]
+        for task in (*alarms, *self._followers.values()):
+            task.cancel()
+        await self.health.aclose()
+        if running := self.under_way():
+            _, late = await asyncio.wait(running, timeout=deadline.total_seconds())
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.gather(*alarms, *self._followers.values(), return_exceptions=True)
+        for it in self._watched.values():
+            await it.close()
+
+
+def _unchanged(history: History, before: History) -> History:
+    """`history` as it stands when the decision is not carried out."""
+    return replace(
+        history, changes=before.changes, restarts=before.restarts, brake_at=before.brake_at
+    )
+
+
+def _without_phantom(history: History, fleet: Fleet) -> History:
+    """`history` without a last change that was intended and, after a crash, never carried out."""
+    if history.changes:
+        last = history.changes[-1]
+        if last.after != fleet.wanted == last.before:
+            return replace(history, changes=history.changes[:-1])
+    return history

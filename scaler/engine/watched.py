@@ -1,0 +1,126 @@
+"""One target under care: its policy, its adapters, and what was last seen of it."""
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from scaler.clock import Clock
+from scaler.core.journal import Facts, policy_to_facts
+from scaler.core.model import Decision, Fleet, History, Reading
+from scaler.core.policy import Metric, Policy
+from scaler.errors import ScalerError, Unavailable
+from scaler.interfaces import Adapters, MetricSource, Provider
+
+T = TypeVar("T")
+
+
+class Condition(StrEnum):
+    """How we stand with a target."""
+
+    STARTING = "starting"  # not looked at yet
+    OK = "ok"
+    DEFERRED = "deferred"  # the platform did not answer; the next tick is the retry
+    DEGRADED = "degraded"  # it has not answered several times in a row
+    PARKED = "parked"  # a person must change something; tried again slowly
+    BROKEN = "broken"  # a defect of ours
+
+
+@dataclass(slots=True, kw_only=True)
+class Watched:
+    """What the manager keeps of one target. The only state in the engine that changes."""
+
+    policy: Policy
+    written: Mapping[str, Any]
+    history: History
+    provider: Provider[Any] | None = None
+    sources: dict[str, MetricSource] = field(default_factory=dict)
+    condition: Condition = Condition.STARTING
+    trouble: str = ""
+    failures: int = 0
+    not_before: timedelta = timedelta()  # on the monotonic clock; a retry or a parked target waits
+    fleet: Fleet | None = None
+    decision: Decision | None = None
+    facts: Facts | None = None
+    read_at: datetime | None = None
+    told: tuple[object, ...] = ()  # what the journal last heard of it, and when
+    told_at: datetime | None = None
+    running: asyncio.Task[None] | None = None
+    again: bool = False  # something happened while it ran
+    alarm: asyncio.Task[None] | None = None  # a restart falls due before the next tick
+    fresh: bool = True  # not looked at since the start of the process
+
+    @property
+    def name(self) -> str:
+        return self.policy.name
+
+    async def close(self) -> None:
+        for source in self.sources.values():
+            await source.aclose()
+        self.sources = {}
+
+
+def watch(policy: Policy, history: History) -> Watched:
+    return Watched(policy=policy, written=policy_to_facts(policy), history=history)
+
+
+async def in_time(call: Awaitable[T], deadline: timedelta, doing: str) -> T:
+    """What `call` returns.
+
+    Raises:
+        Unavailable: it has not answered within `deadline`.
+    """
+    try:
+        async with asyncio.timeout(deadline.total_seconds()):
+            return await call
+    except TimeoutError as error:
+        raise Unavailable(
+            f"{doing}: no answer within {deadline.total_seconds():g} seconds"
+        ) from error
+
+
+async def look(it: Watched, adapters: Adapters, deadline: timedelta) -> Fleet:
+    """What the platform reports, its connection and sources opened if they are not yet.
+
+    Raises:
+        ScalerError: nothing is known now.
+    """
+    if it.provider is None:
+        it.provider = adapters.provider(it.policy.target.kind)
+    for metric in it.policy.metrics:
+        if metric.name not in it.sources:
+            it.sources[metric.name] = adapters.source(metric, it.policy.target)
+    return await in_time(
+        it.provider.observe(it.policy.target), deadline, f"looking at {it.policy.target.kind}"
+    )
+
+
+async def read(it: Watched, fleet: Fleet, clock: Clock, deadline: timedelta) -> dict[str, Reading]:
+    """Every metric's reading, asked side by side; one that is late or fails is missing."""
+    now = clock.now()
+    since = it.read_at or now - it.policy.every
+    it.read_at = now
+    metrics = it.policy.metrics
+    readings = await asyncio.gather(
+        *(
+            _read_one(metric, it.sources[metric.name], fleet, since, now, deadline)
+            for metric in metrics
+        )
+    )
+    return {reading.metric: reading for reading in readings}
+
+
+async def _read_one(
+    metric: Metric,
+    source: MetricSource,
+    fleet: Fleet,
+    since: datetime,
+    now: datetime,
+    deadline: timedelta,
+) -> Reading:
+    try:
+        return await in_time(source.read(fleet, since, now), deadline, f"reading {metric.name}")
+    except ScalerError as error:
+        return Reading(metric=metric.name, missing=str(error))

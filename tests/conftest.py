@@ -1,0 +1,1 @@
+"""Nothing a test starts outlives it, and the tests of one machine do not meet."""
