@@ -41,7 +41,6 @@ class Watched:
     trouble: str = ""
     failures: int = 0
     not_before: timedelta = timedelta()  # on the monotonic clock; a retry or a parked target waits
-    fleet: Fleet | None = None
     decision: Decision | None = None
     facts: Facts | None = None
     read_at: datetime | None = None
@@ -55,6 +54,11 @@ class Watched:
     @property
     def name(self) -> str:
         return self.policy.name
+
+    @property
+    def fleet(self) -> Fleet | None:
+        """As it was last seen."""
+        return self.facts.fleet if self.facts else None
 
     async def close(self) -> None:
         for source in self.sources.values():
