@@ -1,0 +1,386 @@
+"""Policy files to policies, with file, line, column, field and remedy in every message.
+
+A file that fails is reported with all its mistakes at once. `PolicyFolder` keeps the last good
+policies of each file, so a slip of the pen at night takes nothing out of service.
+"""
+
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from scaler import plugins
+from scaler.core.document import Source, Target
+from scaler.core.policy import Policy
+from scaler.interfaces import Ability
+from scaler.located import Document, Field, InvalidFiles, Place, Problem, read
+
+SUFFIXES: Final = (".yaml", ".yml")
+NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?")
+TOP: Final = ("version", "defaults", "policies")
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """What some files hold, and what is wrong with them."""
+
+    policies: Mapping[str, Policy]
+    files: tuple[Path, ...]
+    problems: tuple[Problem, ...] = ()
+
+    def insist(self) -> Mapping[str, Policy]:
+        """The policies.
+
+        Raises:
+            InvalidFiles: a file has a problem.
+        """
+        if self.problems:
+            raise InvalidFiles(self.problems)
+        return self.policies
+
+
+@dataclass(slots=True)
+class _File:
+    """One file: its document and the policies that are good."""
+
+    document: Document
+    policies: dict[str, Policy] = field(default_factory=dict)
+
+
+def load(paths: Iterable[Path]) -> Policies:
+    """Everything in these files and folders."""
+    return PolicyFolder(paths).reload()
+
+
+class PolicyFolder:
+    """Files and folders that are read again and again."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.paths = tuple(paths)
+        self._good: dict[Path, dict[str, Policy]] = {}
+
+    def reload(self) -> Policies:
+        """The policies of all files, those of a file that now fails as they last were."""
+        files, problems = _files(self.paths)
+        owner: dict[str, Path] = {}
+        together: dict[str, Policy] = {}
+        good = {}
+        for file in files:
+            found = _read_file(file, owner)
+            problems += found.document.problems
+            kept = self._good.get(file, {}) if found.document.problems else found.policies
+            good[file] = kept
+            for name, policy in kept.items():
+                together.setdefault(name, policy)
+                owner.setdefault(name, file)
+        for missing in (p.file for p in problems if p.file not in good):
+            for name, policy in self._good.get(missing, {}).items():
+                together.setdefault(name, policy)
+        self._good.update(good)
+        for gone in self._good.keys() - set(files) - {p.file for p in problems}:
+            del self._good[gone]
+        ordered = sorted(problems, key=lambda p: (str(p.file), p.place.line, p.place.column))
+        return Policies(together, tuple(files), tuple(ordered))
+
+
+def _files(paths: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
+    """The files meant; those of a folder by suffix, in order, without hidden ones."""
+    files: list[Path] = []
+    problems: list[Problem] = []
+    for path in paths:
+        try:
+            inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        except OSError as error:
+            inside = []
+            problems.append(_no_file(path, f"cannot be read: {error.strerror}"))
+        for file in inside:
+            named = file == path or (
+                file.suffix in SUFFIXES
+                and not file.name.startswith(".")
+                and not file.name.endswith((".test.yaml", ".test.yml"))
+            )
+            if not named or (file != path and not file.is_file()):
+                continue
+            if not file.exists():
+                problems.append(_no_file(file, "there is no such file or folder; check the name"))
+            elif file not in files:
+                files.append(file)
+    return files, problems
+
+
+def _no_file(path: Path, message: str) -> Problem:
+    return Problem(file=path, place=Place(1, 1), field="", message=message)
+
+
+def _read_file(file: Path, owner: Mapping[str, Path]) -> _File:
+    found = _File(read(file))
+    document = found.document
+    top = document.plain
+    if document.problems and top is None:
+        return found
+    if not isinstance(top, dict):
+        document.add((), "must be a map that begins with policies:")
+        return found
+    for key in top.keys() - set(TOP):
+        document.add((key,), _unknown(key, TOP), document.place((key,), of_key=True))
+    if top.get("version", 1) != 1:
+        document.add(("version",), f"version {top['version']} is not known; write version: 1")
+    defaults = top.get("defaults") or {}
+    if not isinstance(defaults, dict):
+        document.add(("defaults",), "must be a map of fields, as in a policy")
+        return found
+    policies = top.get("policies")
+    if not isinstance(policies, dict):
+        message = (
+            "must be a map from names to policies" if "policies" in top else _missing("policies")
+        )
+        document.add(("policies",), message)
+        return found
+    for name, raw in policies.items():
+        _add_policy(found, name, raw, defaults, owner)
+    return found
+
+
+def _add_policy(
+    found: _File, name: str, raw: object, defaults: dict[str, Any], owner: Mapping[str, Path]
+) -> None:
+    document, path = found.document, ("policies", name)
+    here = document.place(path, of_key=True)
+    if not NAME.fullmatch(name):
+        remedy = "use lower case letters, digits and hyphens, at most 53"
+        document.add(path, f'"{name}" cannot be a name; {remedy}', here)
+    if name in owner:
+        message = f'"{name}" is already in {owner[name]}; give one of them another name'
+        document.add(path, message, here)
+    if not isinstance(raw, dict):
+        document.add(path, "must be a map with at least a target; see scaler schema --docs")
+        return
+    before = len(document.problems)
+    fields = {**_merged(defaults, raw), "name": name}
+    reader = _PolicyReader(document, path)
+    fields["target"] = reader.target(fields, name)
+    fields["metrics"] = reader.metrics(fields.get("metrics", []))
+    if not isinstance(fields["metrics"], list):
+        del fields["metrics"]
+    policy = reader.validated(Policy, fields, path)
+    if policy is not None and len(document.problems) == before:
+        reader.check(policy)
+    if policy is not None and len(document.problems) == before:
+        found.policies[name] = policy
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`: maps key by key, everything else as a whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merged(old, value) if both and isinstance(old, dict) else value
+    return merged
+
+
+class _PolicyReader:
+    """Validates one policy; mistakes go to the document."""
+
+    def __init__(self, document: Document, path: Field) -> None:
+        self._document = document
+        self._path = path
+
+    def target(self, fields: Mapping[str, Any], name: str) -> Target:
+        """The target by its provider's own model; a bare one after a mistake."""
+        path = (*self._path, "target")
+        if "target" not in fields:
+            self._add(self._path, _missing("target", "add target: and a platform such as local"))
+            return Target()
+        chosen = self._one_of(fields["target"], path, "providers", "platform")
+        if chosen is None:
+            return Target()
+        kind, inside = chosen
+        model = plugins.provider(kind).target
+        made = self.validated(model, {**inside, "kind": kind, "policy": name}, (*path, kind))
+        return made or Target()
+
+    def metrics(self, written: Any) -> Any:
+        """The metrics as they stand, each source by its own model."""
+        if not isinstance(written, list):
+            self._add((*self._path, "metrics"), "must be a list; begin each metric with a dash")
+            return None
+        return [self._metric(metric, number) for number, metric in enumerate(written)]
+
+    def _metric(self, written: Any, number: int) -> Any:
+        if not isinstance(written, dict) or "source" not in written:
+            return written
+        path = (*self._path, "metrics", number, "source")
+        chosen = self._one_of(written["source"], path, "sources", "source")
+        if chosen is None:
+            return {**written, "source": Source()}
+        kind, inside = chosen
+        model = plugins.source(kind).source
+        made = self.validated(model, {**inside, "kind": kind}, (*path, kind))
+        return {**written, "source": made or Source()}
+
+    def _one_of(
+        self, written: Any, path: Field, group: str, what: str
+    ) -> tuple[str, dict[str, Any]] | None:
+        known = plugins.names(group)
+        if not isinstance(written, dict) or len(written) != 1:
+            example = f"{known[0]}: {{...}}" if known else "..."
+            self._add(path, f"must be a map with exactly one {what}, such as {example}")
+            return None
+        ((kind, inside),) = written.items()
+        if kind not in known:
+            self._add((*path, kind), _unknown(kind, known, what), of_key=True)
+            return None
+        if inside is None:
+            inside = {}
+        if not isinstance(inside, dict):
+            self._add((*path, kind), f"must be a map of the fields of {kind}")
+            return None
+        return kind, inside
+
+    def validated(self, model: type[Any], fields: Mapping[str, Any], path: Field) -> Any:
+        try:
+            return model.model_validate(fields)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False):
+                self._explain(detail, path, model)
+            return None
+
+    def _explain(self, detail: ErrorDetails, path: Field, model: type[BaseModel]) -> None:
+        where = detail["loc"]
+        if detail["type"] == "extra_forbidden":
+            known = _fields_at(model, where[:-1])
+            self._add((*path, *where), _unknown(str(where[-1]), known), of_key=True)
+        elif detail["type"] == "missing":
+            self._add((*path, *where[:-1]), _missing(str(where[-1])))
+        else:
+            self._add((*path, *where), _message(detail))
+
+    def check(self, policy: Policy) -> None:
+        """What only the platform and the policy together can say."""
+        abilities = plugins.provider(policy.target.kind).abilities
+        lowest = [("limits", policy.limits.min), *((None, w.min) for w in policy.schedule)]
+        if Ability.SCALE_TO_ZERO not in abilities and any(low == 0 for _, low in lowest):
+            where = (*self._path, "limits", "min")
+            self._add(where, f"{policy.target.kind} cannot scale to zero; write min: 1 or more")
+
+    def _add(self, path: Field, message: str, *, of_key: bool = False) -> None:
+        """A problem at `path`, or at the same path of `defaults` when it stands there."""
+        document, inside = self._document, path[len(self._path) :]
+        known = document.keys if of_key else {**document.keys, **document.values}
+        inherited = ("defaults", *inside)
+        if inside and path not in known and inherited in known:
+            path = inherited
+        document.add(path, message, document.place(path, of_key=of_key))
+
+
+def _missing(name: str, remedy: str = "") -> str:
+    return f'"{name}" is missing; {remedy or f"add {name}:"}'
+
+
+def _unknown(key: str, known: Iterable[str], what: str = "key") -> str:
+    names = sorted(known)
+    near = get_close_matches(key, names, n=1, cutoff=0.6)
+    remedy = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(names)}"
+    return f'unknown {what} "{key}"; {remedy}'
+
+
+def _fields_at(model: type[BaseModel], where: Field) -> list[str]:
+    """What may stand in the map at `where` of a model, hidden fields left out."""
+    inner: Any = model
+    for part in where:
+        if isinstance(part, str) and isinstance(inner, type) and issubclass(inner, BaseModel):
+            fields = {field.alias or name: field for name, field in inner.model_fields.items()}
+            inner = _model_in(fields[part].annotation) if part in fields else None
+    if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        return []
+    return [
+        field.alias or name
+        for name, field in inner.model_fields.items()
+        if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("hidden"))
+    ]
+
+
+def _model_in(annotation: Any) -> Any:
+    """The model inside `Model | None`, `tuple[Model, ...]` and the like."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in getattr(annotation, "__args__", ()):
+        if (found := _model_in(part)) is not None:
+            return found
+    return None
+
+
+def _message(detail: ErrorDetails) -> str:
+    """A pydantic message in the words of whoever wrote the file."""
+    kind, given, more = detail["type"], detail["input"], detail.get("ctx", {})
+    shown = _shown(given)
+    table = {
+        "value_error": lambda: str(more["error"]),
+        "int_type": lambda: f"{shown} is not a whole number",
+        "int_parsing": lambda: f"{shown} is not a whole number",
+        "int_from_float": lambda: f"{shown} is not a whole number",
+        "float_type": lambda: f"{shown} is not a number",
+        "float_parsing": lambda: f"{shown} is not a number",
+        "bool_type": lambda: f"{shown} is not true or false",
+        "bool_parsing": lambda: f"{shown} is not true or false",
+        "string_type": lambda: f"{shown} is not text; put it in quotes",
+        "greater_than_equal": lambda: f"{shown} is below {more['ge']}, the least allowed",
+        "greater_than": lambda: f"{shown} is not above {more['gt']}",
+        "less_than_equal": lambda: f"{shown} is above {more['le']}, the most allowed",
+        "less_than": lambda: f"{shown} is not below {more['lt']}",
+        "literal_error": lambda: _not_one_of(given, str(more["expected"])),
+        "tuple_type": lambda: f"{shown} is not a list; write [one, two] or lines with dashes",
+        "list_type": lambda: f"{shown} is not a list; write [one, two] or lines with dashes",
+        "dict_type": lambda: f"{shown} is not a map; write key: value below it",
+        "model_type": lambda: f"{shown} is not a map; write key: value below it",
+        "model_attributes_type": lambda: f"{shown} is not a map; write key: value below it",
+        "string_pattern_mismatch": lambda: f"{shown} does not fit the pattern {more['pattern']}",
+        "too_short": lambda: f"holds too few entries; the least is {more['min_length']}",
+    }
+    return table[kind]() if kind in table else f"{shown}: {detail['msg']}"
+
+
+def _shown(given: object) -> str:
+    if given is None:
+        return "nothing"
+    if isinstance(given, bool):
+        return str(given).lower()
+    if isinstance(given, str):
+        return f'"{given[:60]}"'
+    if isinstance(given, dict | list | tuple):
+        return "a map" if isinstance(given, dict) else "a list"
+    return str(given)[:60]
+
+
+def _not_one_of(given: object, expected: str) -> str:
+    allowed = re.findall(r"'([^']*)'", expected)
+    near = get_close_matches(str(given), allowed, n=1)
+    hint = f'; did you mean "{near[0]}"?' if near else f"; write one of {', '.join(allowed)}"
+    return f"{_shown(given)} is not known here{hint}"
+
+
+async def watch(paths: Sequence[Path]) -> AsyncIterator[None]:
+    """Yields after changes in these files and folders have settled.
+
+    Folders are watched and not files, so an editor that renames and a ConfigMap that swaps a link
+    are noticed too. What does not exist yet is watched through the folder above it.
+    """
+    from watchfiles import awatch  # noqa: PLC0415 - start-up time
+
+    while True:
+        folders = {_nearest_folder(path) for path in paths}
+        async for _ in awatch(*folders, recursive=False, debounce=400, step=50):
+            yield
+            if {_nearest_folder(path) for path in paths} != folders:
+                break
+
+
+def _nearest_folder(path: Path) -> Path:
+    absolute = path.absolute()
+    return next(p for p in (absolute, *absolute.parents) if p.is_dir())
