@@ -1,0 +1,248 @@
+"""What every provider has to keep, run against each: a new one adds a `Platform` to PLATFORMS."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from scaler.clock import SystemClock
+from scaler.core.document import Target
+from scaler.core.model import Fleet, Instance, InstanceId, State
+from scaler.errors import ScalerError
+from scaler.interfaces import Ability, Context, Provider, Watching
+from scaler.providers import local
+
+pytestmark = pytest.mark.live
+PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A place where instances run, and ways to disturb it."""
+
+    open: Callable[[], Provider[Any]]  # another connection to the same place
+    target: Target  # instances that run until they are stopped
+    broken: Target  # instances that cannot start
+    end: Callable[[Instance], Awaitable[None]]  # behind the provider's back
+
+
+@asynccontextmanager
+async def local_platform(tmp_path: Path) -> AsyncIterator[Platform]:
+    command = (sys.executable, "-c", "import time; time.sleep(600)")
+
+    async def end(instance: Instance) -> None:
+        assert instance.pid
+        os.kill(instance.pid, signal.SIGKILL)
+
+    def connect() -> Provider[Any]:
+        return local.PLUGIN.open(Context(clock=SystemClock(), state_dir=tmp_path, random=Random(1)))
+
+    platform = Platform(
+        open=connect,
+        target=local.LocalTarget(command=command, policy="web", kind="local"),
+        broken=local.LocalTarget(command=("/no/such/program",), policy="bad", kind="local"),
+        end=end,
+    )
+    try:
+        yield platform
+    finally:
+        provider = connect()
+        await provider.scale(platform.target, 0)
+        await provider.scale(platform.broken, 0)
+        await until(provider, platform.target, lambda fleet: not fleet.instances)
+        await provider.aclose()
+
+
+PLATFORMS = {"local": local_platform}
+
+
+@pytest.fixture(params=PLATFORMS)
+async def platform(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Platform]:
+    async with PLATFORMS[request.param](tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def connect(platform: Platform) -> AsyncIterator[Callable[[], Provider[Any]]]:
+    async with AsyncExitStack() as stack:
+
+        def connected() -> Provider[Any]:
+            provider = platform.open()
+            stack.push_async_callback(provider.aclose)
+            return provider
+
+        yield connected
+
+
+Connect = Callable[[], Provider[Any]]
+
+
+async def until(provider: Provider[Any], target: Target, holds: Callable[[Fleet], bool]) -> Fleet:
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    while not holds(fleet := await provider.observe(target)):
+        assert asyncio.get_running_loop().time() < deadline, fleet
+        await asyncio.sleep(0.02)
+    return fleet
+
+
+def running(count: int) -> Callable[[Fleet], bool]:
+    def holds(fleet: Fleet) -> bool:
+        states = [i.state for i in fleet.instances]
+        return states == [State.RUNNING] * count
+
+    return holds
+
+
+def starts(fleet: Fleet) -> set[tuple[str, str]]:
+    return {(i.id, i.incarnation) for i in fleet.instances}
+
+
+async def test_a_target_nobody_scaled_has_nothing(platform: Platform, connect: Connect) -> None:
+    fleet = await connect().observe(platform.target)
+    assert (fleet.wanted, fleet.instances, fleet.target) == (0, (), "web")
+
+
+async def test_scaling_up_and_down_arrives(platform: Platform, connect: Connect) -> None:
+    provider = connect()
+    for count in (3, 1, 2, 0):
+        await provider.scale(platform.target, count)
+        fleet = await until(provider, platform.target, running(count))
+        assert fleet.wanted == count
+        assert fleet.complete
+
+
+async def test_repeating_changes_nothing(platform: Platform, connect: Connect) -> None:
+    provider = connect()
+    await provider.scale(platform.target, 2)
+    before = await until(provider, platform.target, running(2))
+    await asyncio.gather(*(provider.scale(platform.target, 2) for _ in range(5)))
+    after = await until(provider, platform.target, running(2))
+    assert starts(after) == starts(before)
+
+
+async def test_the_named_ones_go(platform: Platform, connect: Connect) -> None:
+    provider = connect()
+    await provider.scale(platform.target, 3)
+    before = await until(provider, platform.target, running(3))
+    if Ability.CHOOSE_VICTIMS not in provider.abilities:
+        return
+    victim = before.instances[1].id
+    for _ in range(3):  # saying it again takes nobody else
+        await provider.scale(platform.target, 2, remove=(victim,))
+    after = await until(provider, platform.target, running(2))
+    assert starts(after) == {s for s in starts(before) if s[0] != victim}
+
+
+async def test_what_is_told_to_go_is_stopping_and_counts_no_more(
+    platform: Platform, connect: Connect
+) -> None:
+    provider = connect()
+    await provider.scale(platform.target, 2)
+    await until(provider, platform.target, running(2))
+    await provider.scale(platform.target, 1)
+    fleet = await provider.observe(platform.target)
+    assert sum(i.state is not State.STOPPING for i in fleet.instances) == 1
+    assert fleet.wanted == 1
+
+
+async def test_what_ends_by_itself_is_reported_with_its_reason(
+    platform: Platform, connect: Connect
+) -> None:
+    provider = connect()
+    await provider.scale(platform.target, 2)
+    fleet = await until(provider, platform.target, running(2))
+    await platform.end(fleet.instances[0])
+    fleet = await until(
+        provider, platform.target, lambda f: any(i.state is State.FAILED for i in f.instances)
+    )
+    failed = next(i for i in fleet.instances if i.state is State.FAILED)
+    assert "SIGKILL" in failed.because
+    assert failed.failed_at is not None
+    assert failed.failed_at <= fleet.at
+    assert (fleet.wanted, len(fleet.instances), fleet.complete) == (2, 2, True)
+
+
+@pytest.mark.parametrize("dead", [False, True], ids=["a living one", "a dead one"])
+async def test_restart_starts_one_again(platform: Platform, connect: Connect, dead: bool) -> None:
+    provider = connect()
+    await provider.scale(platform.target, 2)
+    before = await until(provider, platform.target, running(2))
+    one, other = before.instances
+    if dead:
+        await platform.end(one)
+        await until(provider, platform.target, lambda f: f.instances[0].state is State.FAILED)
+    await provider.restart(platform.target, one.id)
+    after = await until(
+        provider,
+        platform.target,
+        lambda f: running(2)(f) and f.instances[0].incarnation != one.incarnation,
+    )
+    assert after.instances[0].id == one.id
+    assert after.instances[0].because == ""
+    assert after.instances[1].incarnation == other.incarnation
+
+
+async def test_restarting_what_is_not_there_says_so(platform: Platform, connect: Connect) -> None:
+    provider = connect()
+    with pytest.raises(ScalerError, match="web-77"):
+        await provider.restart(platform.target, InstanceId("web-77"))
+
+
+async def test_what_cannot_start_is_failed_and_not_an_exception(
+    platform: Platform, connect: Connect
+) -> None:
+    provider = connect()
+    await provider.scale(platform.broken, 2)
+    fleet = await until(
+        provider,
+        platform.broken,
+        lambda f: [i.state for i in f.instances] == [State.FAILED] * 2,
+    )
+    assert all("/no/such/program" in i.because and i.failed_at for i in fleet.instances)
+    await provider.restart(platform.broken, fleet.instances[0].id)
+    again = await provider.observe(platform.broken)
+    assert again.instances[0].incarnation != fleet.instances[0].incarnation
+
+
+async def test_closing_leaves_what_runs_and_the_next_finds_it(
+    platform: Platform, connect: Connect
+) -> None:
+    first = platform.open()
+    await first.scale(platform.target, 3)
+    before = await until(first, platform.target, running(3))
+    await first.aclose()
+    after = await connect().observe(platform.target)
+    assert starts(after) == starts(before)
+    assert [i.pid for i in after.instances] == [i.pid for i in before.instances]
+    assert (after.wanted, after.complete) == (3, True)
+
+
+async def test_changes_are_noticed(platform: Platform, connect: Connect) -> None:
+    provider = connect()
+    if not isinstance(provider, Watching):
+        return
+    changes = provider.changes()
+    await provider.scale(platform.target, 1)
+    assert await asyncio.wait_for(anext(changes), PATIENCE_S) == "web"
+    fleet = await until(provider, platform.target, running(1))
+    await platform.end(fleet.instances[0])
+    assert await asyncio.wait_for(anext(changes), PATIENCE_S) == "web"
+    await until(provider, platform.target, lambda f: f.instances[0].state is State.FAILED)
+    await changes.aclose()  # type: ignore[attr-defined]
+
+
+async def test_bases_say_what_is_whole(platform: Platform, connect: Connect) -> None:
+    provider = connect()
+    await provider.scale(platform.target, 1)
+    fleet = await until(provider, platform.target, running(1))
+    assert fleet.instances[0].bases["cpu"] > 0
+    assert fleet.instances[0].bases["memory"] > 1 << 20
+    assert fleet.instances[0].current
