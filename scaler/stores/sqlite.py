@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from scaler.core import delta
 from scaler.core.journal import (
     Entry,
     Kind,
@@ -26,7 +27,6 @@ from scaler.core.journal import (
 )
 from scaler.core.model import History
 from scaler.errors import ConfigError, Unavailable
-from scaler.stores import deltas
 
 T = TypeVar("T")
 
@@ -80,9 +80,9 @@ class SqliteStore:
         if target is not None:
             where.append(("target = ?", [target]))
         if since is not None:
-            where.append(("at >= ?", [deltas.microseconds(since)]))
+            where.append(("at >= ?", [delta.microseconds(since)]))
         if until is not None:
-            where.append(("at <= ?", [deltas.microseconds(until)]))
+            where.append(("at <= ?", [delta.microseconds(until)]))
         if kinds:
             where.append((f"kind IN ({', '.join('?' * len(kinds))})", [str(k) for k in kinds]))
         condition = " AND ".join(text for text, _ in where) or "1"
@@ -90,7 +90,7 @@ class SqliteStore:
         return await self._in_thread(lambda: self._read(condition, [*values, limit]))
 
     async def forget(self, *, before: datetime) -> int:
-        return await self._in_thread(lambda: self._forget(deltas.microseconds(before)))
+        return await self._in_thread(lambda: self._forget(delta.microseconds(before)))
 
     async def aclose(self) -> None:
         await self._in_thread(self._close)
@@ -167,9 +167,9 @@ class SqliteStore:
                 self._snapshot_of[target] = save
             for number, body in connection.execute("SELECT * FROM saves ORDER BY number"):
                 self._number = number
-                for target, delta in deltas.unpack(body).items():
+                for target, difference in delta.unpack(body).items():
                     if number > self._snapshot_of.get(target, number):
-                        found[target] = deltas.applied(found[target], delta)
+                        found[target] = delta.applied(found[target], difference)
             self._number = max([self._number, *self._snapshot_of.values()])
         self._saved, self._loaded = found, True
         return dict(found)
@@ -181,15 +181,13 @@ class SqliteStore:
         whole = self._due_for_a_snapshot(histories)
         newest = {**self._saved, **histories}
         changed = {
-            target: deltas.between(self._saved[target], history)
+            target: delta.between(self._saved[target], history)
             for target, history in histories.items()
             if target not in whole and self._saved[target] is not history
         }
         with self._open() as connection:
             if changed:
-                connection.execute(
-                    "INSERT INTO saves VALUES (?, ?)", (number, deltas.pack(changed))
-                )
+                connection.execute("INSERT INTO saves VALUES (?, ?)", (number, delta.pack(changed)))
             connection.executemany(
                 "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)",
                 [(target, number, history_to_json(newest[target])) for target in whole],
@@ -200,7 +198,7 @@ class SqliteStore:
             connection.executemany(
                 "INSERT INTO entries (at, target, kind, body) VALUES (?, ?, ?, ?)",
                 [
-                    (deltas.microseconds(e.at), e.target, str(e.kind), entry_to_json(e))
+                    (delta.microseconds(e.at), e.target, str(e.kind), entry_to_json(e))
                     for e in entries
                 ],
             )
