@@ -5,6 +5,7 @@ import json
 import os
 import pwd
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -428,6 +429,25 @@ async def test_a_cancelled_scale_is_finished_all_the_same(place: Place) -> None:
     await provider.scale(target, 4)
     fleet = await until(provider, target, lambda f: states(f) == [State.RUNNING] * 4)
     assert {p.pid for p in await place.marked()} == {i.pid for i in fleet.instances}
+
+
+async def test_without_free_files_nothing_is_taken_for_dead(place: Place) -> None:
+    provider, target = place.open(), web()
+    before = await started(provider, target, 3)
+    await provider.aclose()
+    provider = place.open()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    await provider.observe(web().model_copy(update={"policy": "other"}))  # it has its lock now
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, limits[1]))  # enough to scan
+    try:
+        with pytest.raises(Unavailable, match="cannot take over"):
+            await provider.observe(target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    fleet = await provider.observe(target)
+    assert [i.pid for i in fleet.instances] == [i.pid for i in before]
+    assert states(fleet) == [State.RUNNING] * 3
 
 
 # --- what they are given ---
