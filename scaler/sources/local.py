@@ -49,7 +49,10 @@ class LocalMetrics:
         running = [i for i in fleet.instances if i.state is State.RUNNING]
         if not running:
             return Reading(metric=name, missing="no instance is running")
-        snapshot = await self._table.look(max_age=SHARED)
+        try:
+            snapshot = await self._table.look(max_age=SHARED)
+        except OSError as error:
+            return Reading(metric=name, missing=f"cannot look at processes: {error}")
         measure = self._cpu if name == "cpu" else self._memory
         found = await asyncio.to_thread(measure, running, snapshot)
         samples = tuple(sample for sample in found if since < sample.at <= now)
