@@ -144,10 +144,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
-        self._scheduler.apply(self.jobs())
-        self._scheduler.start()
-        self._ready = True
-        self._notifier.ready(status.overview(self.manager.watched))
+        self.begin()
         watcher = asyncio.create_task(self._follow_files(), name="policy files")
         ended = asyncio.create_task(self._end.wait(), name="end")
         done, _ = await asyncio.wait({watcher, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -157,7 +154,14 @@ class Daemon:
         if watcher in done and not self._end.is_set():
             watcher.result()
 
-    def jobs(self) -> list[Job]:
+    def begin(self) -> None:
+        """Everything periodic runs from here on."""
+        self._scheduler.apply(self._jobs())
+        self._scheduler.start()
+        self._ready = True
+        self._notifier.ready(status.overview(self.manager.watched))
+
+    def _jobs(self) -> list[Job]:
         """Everything that is to be done again and again."""
         jobs = [
             *self.manager.jobs(),
@@ -227,7 +231,7 @@ class Daemon:
             told = found.problems == self._problems
             self._problems = found.problems
             await self.manager.apply(found.policies)
-            self._scheduler.apply(self.jobs())
+            self._scheduler.apply(self._jobs())
             summary = _difference(before, found)
             if summary != UNCHANGED or not told:
                 self.note(Kind.RELOADED, summary, ok=not found.problems)

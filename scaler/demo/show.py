@@ -1,4 +1,4 @@
-"""`scaler demo`: the real daemon on a real little service under load, a kill and a hang, in a minute.
+"""`scaler demo`: the real daemon on a real little service, under load, a kill and a hang.
 
 Everything that happens is told in one line with its reason, from the same journal entries that
 `scaler history` shows. It writes to one folder, and stops what it started however it ends.
@@ -24,7 +24,6 @@ from scaler.clock import SystemClock
 from scaler.core.journal import Entry, Kind
 from scaler.core.model import Instance, State
 from scaler.demo.report import closing_table
-from scaler.engine.scheduler import Scheduler
 from scaler.errors import ConfigError, Unavailable
 from scaler.loadtest.arrivals import poisson, wave
 from scaler.loadtest.tester import LoadTester
@@ -57,7 +56,7 @@ policies:
     health:
       readiness: {{http: {{path: /readyz}}, every: 500ms, timeout: 1s, fail_after: 2}}
       liveness: {{http: {{path: /healthz}}, every: 1s, timeout: 1s, fail_after: 2}}
-      restart: {{backoff: 12s..1m}}  # counted from the last start; 1s..5m when not given
+      restart: {{backoff: 6s..1m }}  # counted from the last start; 1s..5m when not given
 """
 
 
@@ -158,10 +157,7 @@ class Show:
             stack.push_async_callback(self._daemon.stop)
             await self._daemon.start()
             await daemon.serve(self._daemon, stack)
-            scheduler = Scheduler(self._clock, lambda _: None)
-            scheduler.apply(self._daemon.jobs())
-            scheduler.start()
-            stack.push_async_callback(scheduler.stop)
+            self._daemon.begin()
             show = asyncio.create_task(self._play())
             stopped = asyncio.create_task(interrupted.wait())
             await asyncio.wait({show, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -204,13 +200,20 @@ class Show:
         await self._clock.sleep(timedelta(seconds=0.33 * span))
         if len(self._ready()) > 1:
             victim = self._ready()[-1]
-            self._say(f"accident: kill -9 of {victim.id}, process {victim.pid}", "red")
-            os.kill(victim.pid or 0, signal.SIGKILL)
+            self._kill(victim.id)
+            await self._clock.sleep(timedelta(seconds=3))
+            self._kill(victim.id)  # soon after its restart: now it waits for its back-off
         await self._clock.sleep(timedelta(seconds=0.12 * span))
         if len(self._ready()) > 1:
-            victim = self._ready()[-1]
+            victim = self._ready()[0]
             self._say(f"accident: {victim.id} hangs and answers nobody any more", "red")
             await self._hang(victim)
+
+    def _kill(self, name: str) -> None:
+        for victim in self._ready():
+            if victim.id == name and victim.pid:
+                self._say(f"accident: kill -9 of {victim.id}, process {victim.pid}", "red")
+                os.kill(victim.pid, signal.SIGKILL)
 
     async def _hang(self, victim: Instance) -> None:
         try:
