@@ -80,19 +80,34 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, path: Field, message: str, place: Place | None = None) -> None:
-        """A problem with the field at `path`, or with the nearest one above it that exists."""
+        """A problem with the field at `path`, or with the nearest one above it that exists.
+
+        Of several at one place the first is kept: the others follow from it.
+        """
+        path = self._as_written(path)
         if place is None:
             place = self.place(path)
+        if any((p.place.line, p.place.column) == (place.line, place.column) for p in self.problems):
+            return
         source = self.lines[place.line - 1] if 0 < place.line <= len(self.lines) else ""
         width = max(1, min(place.width, len(source) - place.column + 1))
         place = Place(place.line, place.column, width)
         problem = Problem(
             file=self.file, place=place, field=dotted(path), message=message, source=source
         )
-        if problem not in self.problems:
-            self.problems.append(problem)
+        self.problems.append(problem)
+
+    def _as_written(self, path: Field) -> Field:
+        """`path` without the index of a list that was written as its only entry."""
+        real: list[str | int] = []
+        for part in path:
+            single = isinstance(part, int) and (*real, part) not in self.values
+            if not (single and tuple(real) in self.values):
+                real.append(part)
+        return tuple(real)
 
     def place(self, path: Field, *, of_key: bool = False) -> Place:
+        path = self._as_written(path)
         first, second = (self.keys, self.values) if of_key else (self.values, self.keys)
         for length in range(len(path), 0, -1):
             near = path[:length]
@@ -127,6 +142,7 @@ for _tag, _pattern, _first in (
         f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first
     )
 
+_OLD_OCTAL: Final = re.compile(r"0[0-9]+")
 _KNOWN_TAGS: Final = frozenset(
     f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "map", "seq")
 )
@@ -227,6 +243,10 @@ class _Reader:
             return self._map(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(child, (*path, i)) for i, child in enumerate(node.value)]
+        if node.style is None and _OLD_OCTAL.fullmatch(node.value):
+            plain = node.value.lstrip("0")
+            message = f'{node.value} is octal to some programs; write {plain} or "{node.value}"'
+            self._document.add(path, message)
         return _scalar(node)
 
     def _map(self, node: yaml.MappingNode, path: Field) -> dict[str, Any]:

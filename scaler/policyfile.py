@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from scaler import mistakes, plugins
-from scaler.core.document import Source, Target
+from scaler.core.document import Source, Target, Wrong
 from scaler.core.policy import Policy
 from scaler.interfaces import Ability
 from scaler.located import Document, Field, InvalidFiles, Place, Problem, read
@@ -125,7 +125,8 @@ def _read_file(file: Path, owner: Mapping[str, Path]) -> _File:
     if not isinstance(top, dict):
         document.add((), "must be a map that begins with policies:")
         return found
-    for key in top.keys() - set(TOP):
+    unknown = top.keys() - set(TOP)
+    for key in unknown:
         document.add((key,), mistakes.unknown(key, TOP), document.place((key,), of_key=True))
     if top.get("version", 1) != 1:
         document.add(("version",), f"version {top['version']} is not known; write version: 1")
@@ -135,12 +136,10 @@ def _read_file(file: Path, owner: Mapping[str, Path]) -> _File:
         return found
     policies = top.get("policies")
     if not isinstance(policies, dict):
-        message = (
-            "must be a map from names to policies"
-            if "policies" in top
-            else mistakes.missing("policies")
-        )
-        document.add(("policies",), message)
+        if "policies" in top:
+            document.add(("policies",), "must be a map from names to policies")
+        elif not unknown:  # else one of them is meant to be it
+            document.add((), mistakes.missing("policies"))
         return found
     for name, raw in policies.items():
         _add_policy(found, name, raw, defaults, owner)
@@ -161,7 +160,6 @@ def _add_policy(
     if not isinstance(raw, dict):
         document.add(path, "must be a map with at least a target; see scaler schema --docs")
         return
-    before = len(document.problems)
     fields = {**_merged(defaults, raw), "name": name}
     reader = _PolicyReader(document, path)
     fields["target"] = reader.target(fields, name)
@@ -169,9 +167,8 @@ def _add_policy(
     if not isinstance(fields["metrics"], list):
         del fields["metrics"]
     policy = reader.validated(Policy, fields, path)
-    if policy is not None and len(document.problems) == before:
+    if policy is not None and policy.target.kind:
         reader.check(policy)
-    if policy is not None and len(document.problems) == before:
         found.policies[name] = policy
 
 
@@ -196,9 +193,8 @@ class _PolicyReader:
         """The target by its provider's own model; a bare one after a mistake."""
         path = (*self._path, "target")
         if "target" not in fields:
-            self._add(
-                self._path, mistakes.missing("target", "add target: and a platform such as local")
-            )
+            remedy = "add target: and a platform such as local"
+            self._add(self._path, mistakes.missing("target", remedy), of_key=True)
             return Target()
         chosen = self._one_of(fields["target"], path, "providers", "platform")
         if chosen is None:
@@ -260,9 +256,11 @@ class _PolicyReader:
             known = _fields_at(model, where[:-1])
             self._add((*path, *where), mistakes.unknown(str(where[-1]), known), of_key=True)
         elif detail["type"] == "missing":
-            self._add((*path, *where[:-1]), mistakes.missing(str(where[-1])))
+            self._add((*path, *where[:-1]), mistakes.missing(str(where[-1])), of_key=True)
         else:
-            self._add((*path, *where), mistakes.message(detail))
+            cause = detail.get("ctx", {}).get("error")
+            inside = cause.field if isinstance(cause, Wrong) else ()
+            self._add((*path, *where, *inside), mistakes.message(detail))
 
     def check(self, policy: Policy) -> None:
         """What only the platform and the policy together can say."""

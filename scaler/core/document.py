@@ -7,12 +7,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from scaler.core.units import format_span
 
 
-def within(span: timedelta, low: timedelta, high: timedelta) -> timedelta:
+class Wrong(ValueError):
+    """A mistake that shows in one field although it takes the whole map to see it."""
+
+    def __init__(self, message: str, *field: str | int) -> None:
+        """`field` is the way from the map to where the mistake is best mended."""
+        super().__init__(message)
+        self.field = field
+
+
+def within(span: timedelta, low: timedelta, high: timedelta, *field: str) -> timedelta:
     """`span`, when it lies between both; they count."""
     if not low <= span <= high:
-        raise ValueError(
-            f"{format_span(span)} is out of range; choose {format_span(low)} to {format_span(high)}"
-        )
+        message = f"is out of range; choose {format_span(low)} to {format_span(high)}"
+        raise Wrong(f"{format_span(span)} {message}", *field)
     return span
 
 

@@ -3,16 +3,16 @@
 from datetime import timedelta
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from scaler.core.document import Model, within
+from scaler.core.document import Model, Wrong, within
 from scaler.core.units import Percent, Ratio, Span, SpanRange, Spans
 
 
 class HttpProbe(Model):
     """A request that must be answered with an expected status."""
 
-    path: Annotated[str, Field(pattern=r"^/")] = "/"
+    path: str = "/"
     """Path on the instance."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """Port; the instance's own when it is not given."""
@@ -20,6 +20,13 @@ class HttpProbe(Model):
     """Host; the instance's own when it is not given."""
     expect: Annotated[str, Field(pattern=r"^\d{3}(-\d{3})?$")] = "200-399"
     """Status, or range of statuses, that counts as healthy."""
+
+    @field_validator("path")
+    @classmethod
+    def _from_the_root(cls, path: str) -> str:
+        if not path.startswith("/"):
+            raise ValueError(f'"{path}" does not begin with a slash; write /{path}')
+        return path
 
 
 class TcpProbe(Model):
@@ -57,9 +64,9 @@ class Probe(Model):
                 f"{len(given)} kinds are given; write exactly one of http, tcp, command"
             )
         if self.command is not None and not self.command:
-            raise ValueError("the command is empty; write its name and arguments as a list")
-        within(self.every, timedelta(milliseconds=100), timedelta(hours=1))
-        within(self.timeout, timedelta(milliseconds=10), timedelta(minutes=5))
+            raise Wrong("it is empty; write its name and arguments as a list", "command")
+        within(self.every, timedelta(milliseconds=100), timedelta(hours=1), "every")
+        within(self.timeout, timedelta(milliseconds=10), timedelta(minutes=5), "timeout")
         return self
 
 

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from scaler.core.document import Model, Source, Target, within
+from scaler.core.document import Model, Source, Target, Wrong, within
 from scaler.core.healthpolicy import Health
 from scaler.core.units import (
     Amount,
@@ -74,7 +74,7 @@ class Rate(Model):
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if self.at_most is None and self.or_ is not None:
-            raise ValueError("or stands without at_most; write the first bound as at_most")
+            raise Wrong("it stands without at_most; write the first bound as at_most", "or")
         if not self.all_rules and self.pick != "none":
             raise ValueError("no bound is given; write for example at_most: 100%")
         return self
@@ -141,7 +141,7 @@ class Limits(Model):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.min > self.max:
-            raise ValueError(f"min ({self.min}) is above max ({self.max}); raise max or lower min")
+            raise Wrong(f"{self.min} is above max ({self.max}); raise max or lower min", "min")
         return self
 
 
@@ -166,7 +166,7 @@ class Goal(Model):
                 "write exactly one of utilization, per_instance, value"
             )
         if self.level <= 0:
-            raise ValueError(f"a goal of {self.level:g} cannot be kept; it must be above zero")
+            raise Wrong(f"a goal of {self.level:g} cannot be kept; it must be above zero", *given)
         return self
 
     @cached_property
@@ -193,8 +193,8 @@ class BreachStep(Model):
         if self.above is None and self.below is None:
             raise ValueError("no level is given; write above or below")
         if self.above is not None and self.below is not None and self.above >= self.below:
-            raise ValueError(
-                f"nothing is from {self.above:g} up and under {self.below:g}; swap them"
+            raise Wrong(
+                f"nothing is from {self.above:g} up and under {self.below:g}; swap them", "below"
             )
         return self
 
@@ -228,7 +228,7 @@ class Threshold(BreachStep):
         if not self.steps:
             _one_change(self)
         elif self.add is not None or self.remove is not None or self.set is not None:
-            raise ValueError("steps and a single change are both given; keep one of them")
+            raise Wrong("steps and a single change are both given; keep one of them", "steps")
         return self
 
 
@@ -249,7 +249,7 @@ class BurstWindow(Model):
     @model_validator(mode="after")
     def _in_range(self) -> Self:
         if not 1.1 <= self.threshold <= 10:
-            raise ValueError("a burst threshold lies between 110% and 1000%")
+            raise Wrong("it lies between 110% and 1000%; write for example 200%", "threshold")
         within(self.window, timedelta(seconds=1), timedelta(minutes=10))
         return self
 
@@ -261,7 +261,7 @@ class Metric(Model):
     """Short for a metric named `cpu` of the platform with this goal of utilization."""
     memory: Level | None = None
     """Short for a metric named `memory`: utilization (`80%`) or so much per instance (`512MiB`)."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,62}$")] = ""
+    name: Annotated[str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_.-]{0,62})?$")] = ""
     """Its name in messages; for the platform it says what is measured: `cpu` or `memory`."""
     source: SerializeAsAny[Source] = Source()
     """Where it is read; the platform itself when it is not given."""
@@ -317,9 +317,11 @@ class Metric(Model):
                 "write exactly one of goal, when, or the short forms cpu: 70% and memory: 80%"
             )
         if self.burst and self.keep is None:
-            raise ValueError("burst needs a goal; it does not go with when")
+            raise Wrong("it needs a goal; it does not go with when", "burst")
         if self.burst and self.burst.window > self.window:
-            raise ValueError("the burst window is longer than window; make it shorter")
+            raise Wrong(
+                "it is longer than window of the metric; make it shorter", "burst", "window"
+            )
         return self
 
     @cached_property
@@ -360,7 +362,7 @@ class Window(Model):
         if self.min is None and self.max is None:
             raise ValueError("it changes nothing; write min, max or both")
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min ({self.min}) is above max ({self.max}); raise max or lower min")
+            raise Wrong(f"{self.min} is above max ({self.max}); raise max or lower min", "min")
         return self
 
 
@@ -377,7 +379,7 @@ class Missing(Model):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if (self.do == "fallback") != (self.count is not None):
-            raise ValueError("do: fallback and count belong together; write both or neither")
+            raise Wrong("fallback and count belong together; write both or neither", "do")
         return self
 
 
@@ -414,9 +416,12 @@ class Policy(Model):
     def _windows_fit(self) -> Self:
         longest = max((m.longest for m in self.metrics), default=timedelta())
         if longest > MOST_POINTS * self.every:
-            raise ValueError(
+            widest = [m.longest for m in self.metrics].index(longest)
+            raise Wrong(
                 f"a window of {format_span(longest)} looked at every {format_span(self.every)} "
-                f"holds more than {MOST_POINTS} points; shorten the window or raise every"
+                f"holds more than {MOST_POINTS} points; shorten the window or raise every",
+                "metrics",
+                widest,
             )
         return self
 
@@ -425,5 +430,7 @@ class Policy(Model):
         names = [metric.name for metric in self.metrics]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f'two metrics are named "{twice[0]}"; give one another name')
+            last = len(names) - 1 - names[::-1].index(twice[0])
+            message = f'two metrics are named "{twice[0]}"; give one another name'
+            raise Wrong(message, "metrics", last)
         return self

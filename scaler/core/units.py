@@ -149,7 +149,9 @@ def parse_amount(written: object) -> Amount:
     if text.endswith("%"):
         return Amount(share=float(parse_percent(text)))
     if isinstance(written, bool) or not re.fullmatch(r"\d{1,9}", text):
-        raise ValueError(f"{_shown(written)} is neither a count like 4 nor a share like 50%")
+        raise ValueError(
+            f"{_shown(written)} is neither a count nor a share; write it like 4 or 50%"
+        )
     return Amount(count=int(text))
 
 

@@ -31,7 +31,7 @@ from scaler.clients import processes, usage
 from scaler.clients.crew import ERRORS, Crew, Orders, Yard
 from scaler.clients.ports import Ports
 from scaler.clients.slots import Phase, Slot, staying
-from scaler.core.document import Model, Target
+from scaler.core.document import Model, Target, Wrong
 from scaler.core.model import Fleet, Instance, InstanceId, State
 from scaler.core.units import Quantity, Span
 from scaler.errors import Unavailable, Unsupported, translate
@@ -141,14 +141,14 @@ class LocalTarget(Target):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if not self.command[0]:
-            raise ValueError("the first word of command is empty; it is the program")
+            raise Wrong("its first word is empty; write the program there", "command")
         if self.port is None and any("{port}" in word for word in self.command):
-            raise ValueError("command has {port} and no port is given; add port: 9000-9020")
+            raise Wrong("it has {port} and no port is given; add port: 9000-9020", "command")
         if not timedelta(0) <= self.grace <= timedelta(hours=1):
-            raise ValueError("grace lies between 0s and 1h")
+            raise Wrong("it lies between 0s and 1h; write for example 10s", "grace")
         for name in self.env:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name.startswith("SCALER_"):
-                raise ValueError(f'"{name}" cannot be set in env; SCALER_ names are ours')
+                raise Wrong(f'"{name}" cannot be set; choose another name', "env", name)
         if "\0" in "".join((*self.command, *self.env.values(), self.directory)):
             raise ValueError("a word with a zero byte cannot be given to a program; remove it")
         return self
