@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from scaler import logs, plugins, policyfile
+from scaler import located, logs, plugins, policyfile
 from scaler.clients.http import HttpClient
 from scaler.clients.notify import Notifier
 from scaler.clock import SystemClock
@@ -99,7 +99,7 @@ class Daemon:
         self._notifier = Notifier(clock)
         self._scheduler = Scheduler(clock, self._stepped)
         self._files = policyfile.PolicyFolder(settings.policies)
-        self._problems: tuple[policyfile.Problem, ...] = ()
+        self._problems: tuple[located.Problem, ...] = ()
         self._started_at = clock.now()
         self._ready = False
         self._reloading = asyncio.Lock()

@@ -243,7 +243,11 @@ class _Reader:
             return self._map(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(child, (*path, i)) for i, child in enumerate(node.value)]
-        if node.style is None and _OLD_OCTAL.fullmatch(node.value):
+        if (
+            isinstance(node, yaml.ScalarNode)
+            and node.style is None
+            and _OLD_OCTAL.fullmatch(node.value)
+        ):
             plain = node.value.lstrip("0")
             message = f'{node.value} is octal to some programs; write {plain} or "{node.value}"'
             self._document.add(path, message)

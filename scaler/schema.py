@@ -51,7 +51,7 @@ def policy_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a policy file with everything that is installed."""
     targets = {kind: plugins.provider(kind).target for kind in plugins.names("providers")}
     sources = {kind: plugins.source(kind).source for kind in plugins.names("sources")}
-    models = [Policy, *targets.values(), *sources.values()]
+    models: list[type[BaseModel]] = [Policy, *targets.values(), *sources.values()]
     refs, together = models_json_schema(
         [(model, "validation") for model in dict.fromkeys(models)],
         by_alias=True,

@@ -83,7 +83,7 @@ def output(function: F) -> F:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def _errors(invalid: int = INVALID) -> Iterator[None]:
     """Our errors as one line to stderr and the exit code that stands for them."""
     from scaler.cli.client import NoDaemon  # noqa: PLC0415 - start-up time
     from scaler.errors import ConfigError, Refused, ScalerError  # noqa: PLC0415
@@ -92,7 +92,7 @@ def _errors() -> Iterator[None]:
         yield
     except ScalerError as error:
         click.echo(f"scaler: {error}", err=True)
-        codes = {NoDaemon: NO_DAEMON, Refused: REFUSED, ConfigError: INVALID}
+        codes = {NoDaemon: NO_DAEMON, Refused: REFUSED, ConfigError: invalid}
         code = next((c for kind, c in codes.items() if isinstance(error, kind)), FAILED)
         raise SystemExit(code) from None
 
@@ -125,22 +125,14 @@ def run(context: click.Context, policies: tuple[Path, ...], *, once: bool, obser
     again, SIGTERM ends it; what runs keeps running.
     """
     from scaler import daemon  # noqa: PLC0415 - start-up time
-    from scaler.errors import ConfigError, ScalerError  # noqa: PLC0415
 
     overrides: dict[str, object] = {}
     if policies:
         overrides["policies"] = policies
     if observe:
         overrides["act"] = False
-    try:
-        code = daemon.main(_settings(context, **overrides), once=once)
-    except ConfigError as error:
-        click.echo(f"scaler: {error}", err=True)
-        code = BAD_CONFIG
-    except ScalerError as error:
-        click.echo(f"scaler: {error}", err=True)
-        code = FAILED
-    raise SystemExit(code)
+    with _errors(invalid=BAD_CONFIG):
+        raise SystemExit(daemon.main(_settings(context, **overrides), once=once))
 
 
 @command("scaler check\nscaler check config/policies/web.yaml\nscaler check --json")

@@ -71,7 +71,7 @@ def ago(moment: str | None) -> str:
 def short(span: timedelta) -> str:
     """A span for people: `42s`, `3m10s`, `2h5m`, `4d3h`."""
     seconds = int(span.total_seconds())
-    parts = []
+    parts: list[str] = []
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         if seconds >= size or (unit == "s" and not parts):
             parts.append(f"{seconds // size}{unit}")

@@ -36,6 +36,7 @@ REMEDIES: Final = {
     errno.EACCES: "make it executable and its directories searchable for the user",
     errno.ENOEXEC: "its first line must name an interpreter, such as #!/bin/sh",
 }
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _STOP_SLACK: Final = timedelta(seconds=5)  # after `grace`, for the kill and its bookkeeping
 
 
@@ -88,6 +89,7 @@ class Crew:
         self._adopted = False
         self._written = self.book
         self._rotating = False
+        self._complained = False  # about a file that cannot be written
         self._held: dict[str, int] = {}  # pidfd by instance
         self._ends: dict[str, asyncio.Task[None]] = {}  # by instance
         self._tasks: set[asyncio.Task[object]] = set()
@@ -193,6 +195,7 @@ class Crew:
         """Take over what an earlier daemon started. Only the first call does anything."""
         async with self._lock:
             if self._adopted:
+                await self._flush()  # what could not be written when it happened
                 return
             with translate(ERRORS, doing=f"cannot take over what {self._path} names"):
                 kept = await asyncio.to_thread(self._read)
@@ -387,15 +390,33 @@ class Crew:
     async def _write(
         self, changes: Mapping[int, Slot | None], *, wanted: int | None = None
     ) -> None:
-        """To the file first, then to memory: what cannot be written down is not done."""
+        """To the file first, then to memory: what cannot be written down is not done.
+
+        A full or read-only disk is the exception: services must not stay too small because of it.
+        Instances are found by their markers as well, so what is lost with a crash meanwhile is at
+        most the newest count, and that is asked for again.
+        """
         before = self.book
         planned = slots.changed(before, changes, wanted)
         with translate(ERRORS, doing=f"cannot write {self._path}, so nothing was changed"):
-            await asyncio.to_thread(slots.write, self._path, planned)
+            try:
+                await asyncio.to_thread(slots.write, self._path, planned)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                self._complain(error)
+                self.book = slots.changed(self.book, changes, wanted)
+                return
+        self._complained = False
         if self.book is before:
             self.book = self._written = planned
         else:  # something ended while we wrote
             self.book = slots.changed(self.book, changes, wanted)
+
+    def _complain(self, error: OSError) -> None:
+        if not self._complained:
+            log.warning("state.kept_in_memory", path=str(self._path), error=error.strerror)
+        self._complained = True
 
     def _note(self, changes: Mapping[int, Slot | None]) -> None:
         """What has happened already is true whether it can be written down or not."""

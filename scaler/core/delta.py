@@ -22,7 +22,9 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 WINDOWS: Final = ("asked", "points", "at")  # fields with a form of their own
 _WHOLE: Final = {
-    field.name: TypeAdapter(field.type) for field in fields(History) if field.name not in WINDOWS
+    field.name: TypeAdapter[Any](field.type)
+    for field in fields(History)
+    if field.name not in WINDOWS
 }
 
 

@@ -82,7 +82,7 @@ class ScalingManager:
                 fresh[name] = known
                 continue
             history = known.history if known else self._histories.get(name, History())
-            fresh[name] = watch(policy, history)
+            fresh[name] = watch(policy, history, known)
         self._watched = fresh
         self.health.apply(policies)
         for name, gone in old.items():

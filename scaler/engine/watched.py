@@ -66,8 +66,12 @@ class Watched:
         self.sources = {}
 
 
-def watch(policy: Policy, history: History) -> Watched:
-    return Watched(policy=policy, written=policy_to_facts(policy), history=history)
+def watch(policy: Policy, history: History, before: Watched | None = None) -> Watched:
+    """A target as it is taken into care, with what was last seen of it under another policy."""
+    it = Watched(policy=policy, written=policy_to_facts(policy), history=history)
+    if before is not None:
+        it.facts, it.decision, it.fresh = before.facts, before.decision, before.fresh
+    return it
 
 
 async def in_time(call: Awaitable[T], deadline: timedelta, doing: str) -> T:
