@@ -39,7 +39,7 @@ from scaler.probes import open_probe
 from scaler.settings import Settings
 from scaler.stores.memory import MemoryStore
 
-STATUS_EVERY: Final = timedelta(seconds=10)
+STATUS_EVERY: Final = timedelta(seconds=2)
 FORGET_EVERY: Final = timedelta(hours=1)
 LATE: Final = timedelta(seconds=30)  # no tick for so long, beyond three periods: not alive
 

@@ -85,4 +85,5 @@ def overview(watched: Mapping[str, Watched]) -> str:
     counts = Counter(it.condition.value for it in watched.values())
     parts = ", ".join(f"{count} {condition}" for condition, count in sorted(counts.items()))
     instances = sum(it.fleet.wanted for it in watched.values() if it.fleet)
-    return f"{len(watched)} targets ({parts or 'none'}), {instances} instances wanted"
+    noun = "target" if len(watched) == 1 else "targets"
+    return f"{len(watched)} {noun} ({parts or 'none'}), {instances} instances wanted"
