@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from scaler.core.model import Asked, Change, Decision, Fleet, History, Point, Reading
 from scaler.core.policy import Policy
@@ -45,6 +45,8 @@ class Facts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One line of the journal."""
+
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="strings")  # a source may say NaN
 
     at: datetime
     kind: Kind
