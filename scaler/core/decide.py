@@ -73,7 +73,8 @@ def _brought_up_to(policy: Policy, fleet: Fleet, history: History, now: datetime
         asked = asked or (Asked(now, fleet.wanted),)
     else:
         startups = _learned(fleet, startups, history.at)
-        if now - history.at > max(policy.limits.settle_down, 3 * policy.every):
+        gap = now - history.at > max(policy.limits.settle_down, 3 * policy.every)
+        if gap and policy.compatibility != "hpa":
             asked = (Asked(now, fleet.wanted),)
     word, by_hand = history.pause, history.hold
     return replace(
