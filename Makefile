@@ -1,6 +1,6 @@
 # Two commands for everyone: `make demo` and `make test`. Each sets itself up; nothing but python3 and make is needed.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lock install dev format clean
+.PHONY: help demo test check bench docs lock install dev format clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -25,6 +25,12 @@ check: $(VENV)/.dev  ## Lint, types, import contracts
 
 bench: $(VENV)/.dev  ## Run every benchmark; `make bench NAME=decide` runs one
 	@$(BIN)/python -m benchmarks $(NAME)
+
+docs: $(VENV)/.dev  ## Write what is generated: the reference of policies and their schema
+	@$(BIN)/scaler schema >config/schema/policy.schema.json
+	@$(BIN)/scaler schema --docs >docs/policies.new
+	@sed "1,/<!-- below this line/d" docs/policies.md >>docs/policies.new
+	@mv docs/policies.new docs/policies.md
 
 lock: $(VENV)/.dev  ## Resolve the dependencies again and write requirements/*.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
