@@ -84,10 +84,10 @@ class MetricSource(Protocol):
     """One configured question."""
 
     async def read(self, fleet: Fleet, since: datetime, now: datetime) -> Reading:
-        """Samples with `since` < at <= `now`, oldest first, or why there are none.
+        """Samples after `since`, oldest first, or why there are none; `now` is the present.
 
-        A source without a past returns the present ones. Bad data are a reason in `missing`;
-        only bugs raise.
+        A source without a past measures now: its samples are a little younger than `now`. Bad
+        data are a reason in `missing`; only bugs raise.
         """
         ...
 

@@ -7,14 +7,13 @@ policies of each file, so a slip of the pen at night takes nothing out of servic
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from scaler import plugins
+from scaler import mistakes, plugins
 from scaler.core.document import Source, Target
 from scaler.core.policy import Policy
 from scaler.interfaces import Ability
@@ -127,7 +126,7 @@ def _read_file(file: Path, owner: Mapping[str, Path]) -> _File:
         document.add((), "must be a map that begins with policies:")
         return found
     for key in top.keys() - set(TOP):
-        document.add((key,), _unknown(key, TOP), document.place((key,), of_key=True))
+        document.add((key,), mistakes.unknown(key, TOP), document.place((key,), of_key=True))
     if top.get("version", 1) != 1:
         document.add(("version",), f"version {top['version']} is not known; write version: 1")
     defaults = top.get("defaults") or {}
@@ -137,7 +136,9 @@ def _read_file(file: Path, owner: Mapping[str, Path]) -> _File:
     policies = top.get("policies")
     if not isinstance(policies, dict):
         message = (
-            "must be a map from names to policies" if "policies" in top else _missing("policies")
+            "must be a map from names to policies"
+            if "policies" in top
+            else mistakes.missing("policies")
         )
         document.add(("policies",), message)
         return found
@@ -195,7 +196,9 @@ class _PolicyReader:
         """The target by its provider's own model; a bare one after a mistake."""
         path = (*self._path, "target")
         if "target" not in fields:
-            self._add(self._path, _missing("target", "add target: and a platform such as local"))
+            self._add(
+                self._path, mistakes.missing("target", "add target: and a platform such as local")
+            )
             return Target()
         chosen = self._one_of(fields["target"], path, "providers", "platform")
         if chosen is None:
@@ -234,7 +237,7 @@ class _PolicyReader:
             return None
         ((kind, inside),) = written.items()
         if kind not in known:
-            self._add((*path, kind), _unknown(kind, known, what), of_key=True)
+            self._add((*path, kind), mistakes.unknown(kind, known, what), of_key=True)
             return None
         if inside is None:
             inside = {}
@@ -255,11 +258,11 @@ class _PolicyReader:
         where = detail["loc"]
         if detail["type"] == "extra_forbidden":
             known = _fields_at(model, where[:-1])
-            self._add((*path, *where), _unknown(str(where[-1]), known), of_key=True)
+            self._add((*path, *where), mistakes.unknown(str(where[-1]), known), of_key=True)
         elif detail["type"] == "missing":
-            self._add((*path, *where[:-1]), _missing(str(where[-1])))
+            self._add((*path, *where[:-1]), mistakes.missing(str(where[-1])))
         else:
-            self._add((*path, *where), _message(detail))
+            self._add((*path, *where), mistakes.message(detail))
 
     def check(self, policy: Policy) -> None:
         """What only the platform and the policy together can say."""
@@ -277,17 +280,6 @@ class _PolicyReader:
         if inside and path not in known and inherited in known:
             path = inherited
         document.add(path, message, document.place(path, of_key=of_key))
-
-
-def _missing(name: str, remedy: str = "") -> str:
-    return f'"{name}" is missing; {remedy or f"add {name}:"}'
-
-
-def _unknown(key: str, known: Iterable[str], what: str = "key") -> str:
-    names = sorted(known)
-    near = get_close_matches(key, names, n=1, cutoff=0.6)
-    remedy = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(names)}"
-    return f'unknown {what} "{key}"; {remedy}'
 
 
 def _fields_at(model: type[BaseModel], where: Field) -> list[str]:
@@ -314,55 +306,6 @@ def _model_in(annotation: Any) -> Any:
         if (found := _model_in(part)) is not None:
             return found
     return None
-
-
-def _message(detail: ErrorDetails) -> str:
-    """A pydantic message in the words of whoever wrote the file."""
-    kind, given, more = detail["type"], detail["input"], detail.get("ctx", {})
-    shown = _shown(given)
-    table = {
-        "value_error": lambda: str(more["error"]),
-        "int_type": lambda: f"{shown} is not a whole number",
-        "int_parsing": lambda: f"{shown} is not a whole number",
-        "int_from_float": lambda: f"{shown} is not a whole number",
-        "float_type": lambda: f"{shown} is not a number",
-        "float_parsing": lambda: f"{shown} is not a number",
-        "bool_type": lambda: f"{shown} is not true or false",
-        "bool_parsing": lambda: f"{shown} is not true or false",
-        "string_type": lambda: f"{shown} is not text; put it in quotes",
-        "greater_than_equal": lambda: f"{shown} is below {more['ge']}, the least allowed",
-        "greater_than": lambda: f"{shown} is not above {more['gt']}",
-        "less_than_equal": lambda: f"{shown} is above {more['le']}, the most allowed",
-        "less_than": lambda: f"{shown} is not below {more['lt']}",
-        "literal_error": lambda: _not_one_of(given, str(more["expected"])),
-        "tuple_type": lambda: f"{shown} is not a list; write [one, two] or lines with dashes",
-        "list_type": lambda: f"{shown} is not a list; write [one, two] or lines with dashes",
-        "dict_type": lambda: f"{shown} is not a map; write key: value below it",
-        "model_type": lambda: f"{shown} is not a map; write key: value below it",
-        "model_attributes_type": lambda: f"{shown} is not a map; write key: value below it",
-        "string_pattern_mismatch": lambda: f"{shown} does not fit the pattern {more['pattern']}",
-        "too_short": lambda: f"holds too few entries; the least is {more['min_length']}",
-    }
-    return table[kind]() if kind in table else f"{shown}: {detail['msg']}"
-
-
-def _shown(given: object) -> str:
-    if given is None:
-        return "nothing"
-    if isinstance(given, bool):
-        return str(given).lower()
-    if isinstance(given, str):
-        return f'"{given[:60]}"'
-    if isinstance(given, dict | list | tuple):
-        return "a map" if isinstance(given, dict) else "a list"
-    return str(given)[:60]
-
-
-def _not_one_of(given: object, expected: str) -> str:
-    allowed = re.findall(r"'([^']*)'", expected)
-    near = get_close_matches(str(given), allowed, n=1)
-    hint = f'; did you mean "{near[0]}"?' if near else f"; write one of {', '.join(allowed)}"
-    return f"{_shown(given)} is not known here{hint}"
 
 
 async def watch(paths: Sequence[Path]) -> AsyncIterator[None]:

@@ -7,21 +7,22 @@ is recorded with the name of the person and not with what the client claims.
 import pwd
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import web
 
 from scaler.clock import Clock
 from scaler.core import explain
-from scaler.core.journal import Kind, decision_to_dict, entry_to_dict, policy_of
+from scaler.core.journal import Entry, Kind, decision_to_dict, entry_to_dict, policy_of
 from scaler.core.model import Hold, Pause
 from scaler.engine import status
 from scaler.engine.manager import ScalingManager
+from scaler.engine.recorder import Recorder
 from scaler.errors import ConfigError, NotFound, Refused, ScalerError, TransientError
-from scaler.interfaces import Store
 
 VERSION: Final = 1
 STATUS_OF: Final[Mapping[type[ScalerError], int]] = {
@@ -32,6 +33,7 @@ STATUS_OF: Final[Mapping[type[ScalerError], int]] = {
     ScalerError: 500,
 }
 MOST_ENTRIES: Final = 10_000
+PATIENCE: Final = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +41,11 @@ class Api:
     """The requests, over what the daemon is made of."""
 
     manager: ScalingManager
-    store: Store
+    recorder: Recorder
     clock: Clock
     about: Callable[[], dict[str, Any]]  # version, degraded, files that failed, ...
     reload: Callable[[], Awaitable[dict[str, Any]]]
-    plan: Callable[[str | None], Awaitable[list[dict[str, Any]]]]
+    plan: Callable[[Sequence[Path]], Awaitable[list[dict[str, Any]]]]
     alive: Callable[[], str]  # why not, or nothing
     ready: Callable[[], str]
 
@@ -107,7 +109,7 @@ class Api:
         return _json(name=name, lines=lines, decision=decision_to_dict(it.decision))
 
     async def _last_change(self, name: str, until: datetime) -> list[str]:
-        entries = await self.store.read(target=name, until=until, kinds=[Kind.DECIDED])
+        entries = await self._read(target=name, until=until, kinds=[Kind.DECIDED])
         for entry in reversed(entries):
             made = entry.decision
             if made is not None and made.desired != made.current:
@@ -115,7 +117,7 @@ class Api:
         return []
 
     async def _explain_then(self, name: str, at: datetime, count: int | None) -> web.Response:
-        entries = await self.store.read(target=name, until=at, kinds=[Kind.DECIDED], limit=1)
+        entries = await self._read(target=name, until=at, kinds=[Kind.DECIDED], limit=1)
         if not entries or entries[0].decision is None:
             raise NotFound(f"the journal holds no decision about {name} at or before {at}")
         entry = entries[0]
@@ -135,7 +137,7 @@ class Api:
         query = request.query
         kinds = [_kind(word) for word in query.getall("kind", [])]
         limit = _number(query.get("limit"), "limit") or 100
-        entries = await self.store.read(
+        entries = await self._read(
             target=query.get("name"),
             since=_moment(query.get("since"), "since"),
             until=_moment(query.get("until"), "until"),
@@ -146,8 +148,10 @@ class Api:
         return _json(entries=[entry_to_dict(entry, facts=facts) for entry in entries])
 
     async def _plan(self, request: web.Request) -> web.Response:
-        text = await request.text()
-        return _json(decisions=await self.plan(text or None))
+        files = (await _body(request)).get("files", [])
+        if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
+            raise ConfigError("files must be a list of paths")
+        return _json(decisions=await self.plan([Path(file) for file in files]))
 
     async def _pause(self, request: web.Request) -> web.Response:
         asked = await _body(request)
@@ -191,6 +195,11 @@ class Api:
 
     async def _reload(self, _: web.Request) -> web.Response:
         return _json(**await self.reload())
+
+    async def _read(self, **what: Any) -> Sequence[Entry]:
+        """From the journal, what was written a moment ago included."""
+        await self.recorder.flush(PATIENCE)
+        return await self.recorder.store.read(**what)
 
     def _names(self, asked: Mapping[str, Any]) -> list[str]:
         names = list(self.manager.watched) if asked.get("all") else asked.get("names")

@@ -194,14 +194,16 @@ class Crew:
         async with self._lock:
             if self._adopted:
                 return
-            with translate(ERRORS, doing=f"cannot read {self._path}"):
+            with translate(ERRORS, doing=f"cannot take over what {self._path} names"):
                 kept = await asyncio.to_thread(self._read)
-            found = (await self._table.look()).owned(self._owner)
-            book = slots.plan_adoption(kept, found, boot=processes.boot_id(), now=self._clock.now())
+                found = (await self._table.look()).owned(self._owner)
+                now = self._clock.now()
+                book = slots.plan_adoption(kept, found, boot=processes.boot_id(), now=now)
+                held = _hold_all(book)
             self.book = book
             self._adopted = True
             for slot in book.slots.values():
-                self._resume(slot)
+                self._resume(slot, held.get(slot.index))
             if book != (kept or Book()):
                 self._note({})
 
@@ -213,15 +215,14 @@ class Crew:
             log.warning("state.set_aside", path=str(aside), error=str(error))
             return None
 
-    def _resume(self, slot: Slot) -> None:
+    def _resume(self, slot: Slot, pidfd: int | None) -> None:
         if slot.process and (slot.kill_at or slot.phase is not Phase.FAILED):
             self._table.roots[slot.instance] = slot.process
-            pidfd = processes.hold(slot.process)
-            if pidfd is not None:
-                self._watch(slot, pidfd)
-            elif slot.phase is Phase.RUNNING:
-                self._fail(slot, "ended while no scaler was running, so its exit code is unknown")
-                return
+        if pidfd is not None:
+            self._watch(slot, pidfd)
+        elif slot.phase is Phase.RUNNING:
+            self._fail(slot, "ended while no scaler was running, so its exit code is unknown")
+            return
         if slot.kill_at:
             self._begin_end(slot)
 
@@ -415,6 +416,20 @@ class Crew:
             await self._write({})
         except ScalerError as error:
             log.warning("state.write_failed", target=self.orders.name, error=str(error))
+
+
+def _hold_all(book: Book) -> dict[int, int]:
+    """Pidfds by index of those that live; all or none, lest one be taken for dead."""
+    held: dict[int, int] = {}
+    try:
+        for index, slot in book.slots.items():
+            if slot.process and (pidfd := processes.hold(slot.process)) is not None:
+                held[index] = pidfd
+    except OSError:
+        for pidfd in held.values():
+            os.close(pidfd)
+        raise
+    return held
 
 
 def _refusal(error: Exception) -> str:

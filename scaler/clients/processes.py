@@ -8,6 +8,7 @@ found again by a marker in their environment, which every descendant inherits.
 import asyncio
 import os
 import pwd
+import resource
 import signal
 import subprocess
 from collections import defaultdict
@@ -32,6 +33,9 @@ INSTANCE, OWNER, SLOT, TEMPLATE = (
     "SCALER_SLOT",
     "SCALER_TEMPLATE",
 )
+_FILES: Final = resource.getrlimit(resource.RLIMIT_NOFILE)  # soft and hard, as it came
+# Ended while we looked, or not for us to see. Any other error tells nothing about the process.
+_UNSEEN: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
 _ENVIRON_BYTES: Final = 1 << 20  # no more of an environment is read
 _KILL_EVERY: Final = timedelta(seconds=1)
 _KILLS: Final = 5  # rounds of SIGKILL before we say that something does not end
@@ -147,7 +151,11 @@ class ProcessTable:
         self._markers: dict[tuple[int, int], Marker | int] = {}
 
     async def look(self, *, max_age: timedelta = timedelta()) -> Snapshot:
-        """All processes at a moment no earlier than `max_age` before this call."""
+        """All processes at a moment no earlier than `max_age` before this call.
+
+        Raises:
+            OSError: we have too many files open.
+        """
         oldest = self._clock.monotonic() - max_age
         async with self._lock:
             if self._last is None or self._last.monotonic < oldest:
@@ -178,7 +186,7 @@ def read_process(pid: int) -> Process | None:
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - see _scan
             return parse_stat(file.read(4096))
-    except OSError:  # ended while we looked
+    except _UNSEEN:
         return None
 
 
@@ -205,7 +213,7 @@ def read_marker(pid: int) -> Marker | None:
     try:
         with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:  # noqa: PTH123 - see _scan
             return parse_environ(file.read(_ENVIRON_BYTES))
-    except OSError:
+    except _UNSEEN:
         return None
 
 
@@ -306,12 +314,27 @@ def spawn(launch: Launch) -> tuple[Identity, int]:
         os.close(log)
     # We wait by pidfd. Popen must neither reap it behind our back nor warn that it still runs.
     child.returncode = 0
-    pidfd = os.pidfd_open(child.pid)
-    seen = read_process(child.pid)  # at the least a zombie: nobody but us reaps it
+    with suppress(OSError):  # what we may open is not what it may
+        resource.prlimit(child.pid, resource.RLIMIT_NOFILE, _FILES)
+    try:
+        return _identified(child.pid)
+    except OSError:  # out of files, most likely; one that we cannot watch must not run
+        os.killpg(child.pid, signal.SIGKILL)
+        os.waitpid(child.pid, 0)
+        raise
+
+
+def _identified(pid: int) -> tuple[Identity, int]:
+    seen = read_process(pid)  # at the least a zombie: nobody but us reaps it
     if seen is None:
-        os.close(pidfd)
-        raise ProcessLookupError(f"pid {child.pid} was started and cannot be seen in {PROC}")
-    return identity(seen), pidfd
+        raise ProcessLookupError(f"pid {pid} was started and cannot be seen in {PROC}")
+    return identity(seen), os.pidfd_open(pid)
+
+
+def allow_files() -> None:
+    """Open as many files as the machine lets us: each process takes one, and 1024 is usual."""
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES[1], _FILES[1]))
 
 
 def _close_on_exec() -> None:
@@ -326,14 +349,18 @@ def _close_on_exec() -> None:
 
 
 def hold(process: Identity) -> int | None:
-    """A pidfd of exactly this process, which the caller closes; None when it has ended."""
+    """A pidfd of exactly this process, which the caller closes; None when it has ended.
+
+    Raises:
+        OSError: we have too many files open; whether it has ended is not known.
+    """
     return _hold(process.pid, process.start_ticks) if process.boot_id == boot_id() else None
 
 
 def _hold(pid: int, start_ticks: int) -> int | None:
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError:
+    except ProcessLookupError:
         return None
     seen = read_process(pid)  # after the opening: now the pid cannot change hands unnoticed
     if seen and seen.alive and seen.start_ticks == start_ticks:
@@ -375,7 +402,11 @@ def reap(pidfd: int) -> str:
 
 
 def send(processes: Iterable[Process], number: int) -> None:
-    """Send a signal to each; those that have ended are left out, even if their pid lives on."""
+    """Send a signal to each; those that have ended are left out, even if their pid lives on.
+
+    Raises:
+        OSError: we have too many files open.
+    """
     for process in processes:
         pidfd = _hold(process.pid, process.start_ticks)
         if pidfd is None:
@@ -386,15 +417,18 @@ def send(processes: Iterable[Process], number: int) -> None:
 
 
 async def wait_ended(processes: Iterable[Process], timeout: timedelta) -> None:
-    """Until all of them have ended, or so long."""
+    """Until all of them have ended, or so long. Raises OSError as `send` does."""
     loop = asyncio.get_running_loop()
-    fds = [fd for p in processes if (fd := _hold(p.pid, p.start_ticks)) is not None]
+    fds: list[int] = []
     ends: list[asyncio.Future[None]] = []
     try:
-        for fd in fds:
-            end = loop.create_future()
-            ends.append(end)
-            watch(fd, lambda end=end: end.done() or end.set_result(None))  # type: ignore[misc]
+        for process in processes:
+            fd = _hold(process.pid, process.start_ticks)
+            if fd is not None:
+                fds.append(fd)
+                end = loop.create_future()
+                ends.append(end)
+                watch(fd, lambda end=end: end.done() or end.set_result(None))  # type: ignore[misc]
         if ends:
             await asyncio.wait(ends, timeout=timeout.total_seconds())
     finally:
@@ -412,18 +446,26 @@ async def end_tree(
     """
     asked: set[tuple[int, int]] = set()
     kills = 0
-    while tree := [p for p in (await table.look()).tree(instance) if p.alive]:
-        left = kill_at - clock.now()
-        if left > timedelta():
-            fresh = [p for p in tree if (p.pid, p.start_ticks) not in asked]
-            asked |= {(p.pid, p.start_ticks) for p in fresh}
-            send(fresh, number)
-            send(fresh, signal.SIGCONT)  # a stopped one would not hear it
-            await wait_ended(tree, left)
+    while True:
+        try:
+            tree = [p for p in (await table.look()).tree(instance) if p.alive]
+            if not tree:
+                return
+            left = kill_at - clock.now()
+            if left > timedelta():
+                fresh = [p for p in tree if (p.pid, p.start_ticks) not in asked]
+                send(fresh, number)
+                send(fresh, signal.SIGCONT)  # a stopped one would not hear it
+                asked |= {(p.pid, p.start_ticks) for p in fresh}
+                await wait_ended(tree, left)
+                continue
+            send(tree, signal.SIGKILL)
+            await wait_ended(tree, _KILL_EVERY)
+        except OSError as error:
+            yield f"cannot be looked for: {error}; let scaler open more files"
+            await clock.sleep(_KILL_EVERY)
             continue
-        send(tree, signal.SIGKILL)
-        await wait_ended(tree, _KILL_EVERY)
         kills += 1
         if kills % _KILLS == 0:
             pids = ", ".join(str(p.pid) for p in tree[:5])
-            yield f"pid {pids} does not end though it was killed {kills} times"
+            yield f"pid {pids} does not end though it was killed again and again"

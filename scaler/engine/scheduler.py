@@ -80,4 +80,4 @@ class Scheduler:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
-        self._apscheduler.shutdown(wait=False)
+            self._apscheduler.shutdown(wait=False)

@@ -168,6 +168,7 @@ class _Plugin:
     def open(self, context: Context) -> "LocalProvider":
         if not hasattr(os, "pidfd_open"):
             raise Unsupported("local processes need Linux 5.4 or newer; use target: {docker: ...}")
+        processes.allow_files()
         return LocalProvider(context)
 
 
@@ -180,7 +181,7 @@ class LocalProvider:
     abilities = _Plugin.abilities
 
     def __init__(self, context: Context) -> None:
-        folder = context.state_dir.absolute() / "local"
+        folder = context.state_dir.resolve() / "local"
         table = context.shared.setdefault(
             processes.ProcessTable, processes.ProcessTable(context.clock)
         )

@@ -44,15 +44,18 @@ class LocalMetrics:
         self._host = host  # what 100 % is, when it is the host
         self._looks: dict[InstanceId, _Look] = {}
 
-    async def read(self, fleet: Fleet, since: datetime, now: datetime) -> Reading:
+    async def read(self, fleet: Fleet, since: datetime, now: datetime) -> Reading:  # noqa: ARG002 - no past
         name = self._metric.name
         running = [i for i in fleet.instances if i.state is State.RUNNING]
         if not running:
             return Reading(metric=name, missing="no instance is running")
-        snapshot = await self._table.look(max_age=SHARED)
+        try:
+            snapshot = await self._table.look(max_age=SHARED)
+        except OSError as error:
+            return Reading(metric=name, missing=f"cannot look at processes: {error}")
         measure = self._cpu if name == "cpu" else self._memory
         found = await asyncio.to_thread(measure, running, snapshot)
-        samples = tuple(sample for sample in found if since < sample.at <= now)
+        samples = tuple(sample for sample in found if sample.at > since)
         missing = None if samples else "no span has been measured yet; the next look has one"
         return Reading(metric=name, samples=samples, missing=missing)
 

@@ -21,11 +21,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from scaler.core import delta
+from scaler.core.delta import Damaged, Delta
 from scaler.core.journal import Entry, Kind, entry_from_json, entry_to_json
 from scaler.core.model import History
 from scaler.errors import ConfigError, Unavailable
-from scaler.stores import deltas
-from scaler.stores.deltas import Damaged, Delta
 
 T = TypeVar("T")
 
@@ -93,9 +93,9 @@ class SqliteStore:
         if target is not None:
             where.append(("target = ?", [target]))
         if since is not None:
-            where.append(("at >= ?", [deltas.microseconds(since)]))
+            where.append(("at >= ?", [delta.microseconds(since)]))
         if until is not None:
-            where.append(("at <= ?", [deltas.microseconds(until)]))
+            where.append(("at <= ?", [delta.microseconds(until)]))
         if kinds:
             where.append((f"kind IN ({', '.join('?' * len(kinds))})", [str(k) for k in kinds]))
         condition = " AND ".join(text for text, _ in where) or "1"
@@ -111,7 +111,7 @@ class SqliteStore:
         """In batches, between which others have their turn."""
         gone, batch = 0, BATCH
         while batch == BATCH:
-            batch = await self._run(lambda c: self._forget(c, deltas.microseconds(before)))
+            batch = await self._run(lambda c: self._forget(c, delta.microseconds(before)))
             gone += batch
         return gone
 
@@ -187,17 +187,17 @@ class SqliteStore:
         self._seen = mark
 
     def _read_histories(self, connection: sqlite3.Connection) -> None:
-        rebuilt: dict[str, deltas.Rebuilt] = {}
+        rebuilt: dict[str, delta.Rebuilt] = {}
         snapshot_of: dict[str, int] = {}
         for target, save, body in connection.execute("SELECT * FROM snapshots ORDER BY save"):
-            rebuilt[target] = deltas.Rebuilt()
-            rebuilt[target].apply(_only(deltas.unpack(body)))
+            rebuilt[target] = delta.Rebuilt()
+            rebuilt[target].apply(_only(delta.unpack(body)))
             snapshot_of[target] = save
         newest = max(snapshot_of.values(), default=0)
         for number, body in connection.execute("SELECT * FROM saves ORDER BY number"):
-            for target, delta in deltas.unpack(body).items():
+            for target, difference in delta.unpack(body).items():
                 if number > snapshot_of.get(target, number):
-                    rebuilt[target].apply(delta)
+                    rebuilt[target].apply(difference)
             newest = max(newest, number)
         self._saved = {target: history.history() for target, history in rebuilt.items()}
         self._snapshot_of, self._number = snapshot_of, newest
@@ -216,13 +216,13 @@ class SqliteStore:
             number = self._number + 1
             snapshots, credit = self._snapshots(histories, newest)
             changed = {
-                target: delta
+                target: difference
                 for target, history in histories.items()
                 if target not in snapshots
-                and (delta := deltas.between(self._saved[target], history))
+                and (difference := delta.between(self._saved[target], history))
             }
             if changed:
-                body = deltas.pack(changed)
+                body = delta.pack(changed)
                 credit += RENEWAL * len(body)
                 connection.execute("INSERT INTO saves VALUES (?, ?)", (number, body))
             renewed = {t: n for t, n in self._snapshot_of.items() if t not in snapshots}
@@ -246,7 +246,7 @@ class SqliteStore:
         """New targets, and as many of the oldest as there is credit for; and the credit left."""
 
         def snapshot(target: str) -> bytes:
-            return deltas.pack({target: deltas.between(deltas.EMPTY, newest[target])})
+            return delta.pack({target: delta.between(delta.EMPTY, newest[target])})
 
         chosen = {target: snapshot(target) for target in histories if target not in self._saved}
         credit = self._credit
@@ -348,8 +348,8 @@ def _is_damage(error: Exception) -> bool:
 
 
 def _only(deltas_of_one: Mapping[str, Delta]) -> Delta:
-    (delta,) = deltas_of_one.values()
-    return delta
+    (difference,) = deltas_of_one.values()
+    return difference
 
 
 def _row(entry: Entry) -> tuple[Any, ...]:
@@ -366,7 +366,7 @@ def _row(entry: Entry) -> tuple[Any, ...]:
             ok=entry.ok,
         )
         body = entry_to_json(stand_in)
-    return deltas.microseconds(entry.at), target, str(entry.kind), body
+    return delta.microseconds(entry.at), target, str(entry.kind), body
 
 
 def _printable(text: str) -> str:
@@ -378,5 +378,5 @@ def _entry(at: int, target: str, kind: str, body: bytes) -> Entry:
         return entry_from_json(body)
     except ValueError as error:
         summary = f"an entry of kind {kind} cannot be read: {str(error).splitlines()[0]}"
-        moment = deltas.moment(at)
+        moment = delta.moment(at)
         return Entry(at=moment, kind=Kind.NOTICED, target=target, summary=summary, ok=False)

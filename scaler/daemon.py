@@ -1,0 +1,422 @@
+"""The composition root: builds everything once, runs until told to end, and takes it all down.
+
+Tasks that the daemon cannot do without (the API, the watcher of policy files, the job starter) end
+the process when they end, so that the service manager starts it anew.
+"""
+
+import asyncio
+import fcntl
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from scaler import logs, plugins, policyfile
+from scaler.clients.http import HttpClient
+from scaler.clients.notify import Notifier
+from scaler.clock import SystemClock
+from scaler.core import explain
+from scaler.core.document import Target
+from scaler.core.healthpolicy import Probe
+from scaler.core.journal import Entry, Kind, decision_to_dict
+from scaler.core.model import Decision, History
+from scaler.core.policy import Metric
+from scaler.engine import status
+from scaler.engine.health import BEAT
+from scaler.engine.jobs import Job
+from scaler.engine.manager import ScalingManager
+from scaler.engine.recorder import Recorder
+from scaler.engine.scheduler import Scheduler
+from scaler.engine.watched import Condition
+from scaler.errors import ConfigError, Refused, Unavailable
+from scaler.interfaces import Context, HealthProbe, MetricSource, Provider, Store
+from scaler.probes import open_probe
+from scaler.settings import Settings
+from scaler.stores.memory import MemoryStore
+
+STATUS_EVERY: Final = timedelta(seconds=10)
+FORGET_EVERY: Final = timedelta(hours=1)
+LATE: Final = timedelta(seconds=30)  # no tick for so long, beyond three periods: not alive
+
+
+class Installed:
+    """The adapters that are installed, each connection opened when it is first needed."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._providers: dict[str, Provider[Any]] = {}
+        self._http = HttpClient()
+
+    def provider(self, kind: str) -> Provider[Any]:
+        if kind not in self._providers:
+            self._providers[kind] = plugins.provider(kind).open(self._context)
+        return self._providers[kind]
+
+    def source(self, metric: Metric, target: Target) -> MetricSource:
+        kind = metric.source.kind
+        plugin = plugins.source(target.kind if kind == "platform" else kind)
+        return plugin.open(metric, target, self._context)
+
+    def probe(self, probe: Probe) -> HealthProbe:
+        return open_probe(probe, self._http)
+
+    async def aclose(self) -> None:
+        for provider in self._providers.values():
+            await provider.aclose()
+        await self._http.aclose()
+
+
+class Daemon:
+    """One process: everything that runs in it, and what people ask of it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: SystemClock,
+        store: Store,
+        tell: Callable[[Entry], None] = logs.tell,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self._tell = tell
+        self.recorder = Recorder(store=store, clock=clock, tell=tell)
+        context = Context(clock=clock, state_dir=settings.state_dir, random=Random())
+        self.adapters = Installed(context)
+        self.manager = ScalingManager(
+            adapters=self.adapters,
+            recorder=self.recorder,
+            clock=clock,
+            tell=tell,
+            act=settings.act,
+            deadline=settings.deadline,
+        )
+        self._notifier = Notifier(clock)
+        self._scheduler = Scheduler(clock, self._stepped)
+        self._files = policyfile.PolicyFolder(settings.policies)
+        self._problems: tuple[policyfile.Problem, ...] = ()
+        self._started_at = clock.now()
+        self._ready = False
+        self._reloading = asyncio.Lock()
+        self._running: set[asyncio.Future[object]] = set()
+        self._end = asyncio.Event()
+
+    async def start(self) -> None:
+        """Read the policies and what is remembered; nothing is touched yet.
+
+        Raises:
+            ConfigError: a policy file is invalid.
+        """
+        found = self._files.reload()
+        policies = found.insist()
+        await self.manager.load(await self._remembered())
+        await self.manager.apply(policies)
+        mode = "" if self.settings.act else ", observing only"
+        names = ", ".join(sorted(policies)) or "no policies yet"
+        self.note(Kind.STARTED, f"scaler {version('scaler')} started{mode}: {names}")
+
+    async def _remembered(self) -> dict[str, History]:
+        """The histories; without a store that answers, scaling begins from what is there."""
+        try:
+            histories = await self.recorder.store.load()
+        except Unavailable as error:
+            self.note(Kind.NOTICED, f"{error}; windows and cooldowns begin anew", ok=False)
+            return {}
+        if noticed := getattr(self.recorder.store, "noticed", ""):
+            self.note(Kind.NOTICED, noticed, ok=False)
+        return histories
+
+    async def once(self) -> None:
+        """A single look at every target, and what follows from it."""
+        for wait in (timedelta(seconds=1), timedelta()):  # a source may need two looks
+            looks = self.manager.tick()
+            await asyncio.gather(*looks)
+            await self.clock.sleep(wait)
+
+    async def run(self) -> None:
+        """Everything, until SIGTERM or SIGINT."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+        self.begin()
+        watcher = asyncio.create_task(self._follow_files(), name="policy files")
+        ended = asyncio.create_task(self._end.wait(), name="end")
+        done, _ = await asyncio.wait({watcher, ended}, return_when=asyncio.FIRST_COMPLETED)
+        watcher.cancel()
+        ended.cancel()
+        await asyncio.gather(watcher, ended, return_exceptions=True)
+        if watcher in done and not self._end.is_set():
+            watcher.result()
+
+    def begin(self) -> None:
+        """Everything periodic runs from here on."""
+        self._scheduler.apply(self._jobs())
+        self._scheduler.start()
+        self._ready = True
+        self._notifier.ready(status.overview(self.manager.watched))
+
+    def _jobs(self) -> list[Job]:
+        """Everything that is to be done again and again."""
+        jobs = [
+            *self.manager.jobs(),
+            Job(name="status line", every=STATUS_EVERY, run=self._say_status),
+            Job(name="forget", every=FORGET_EVERY, run=self._forget_soon),
+        ]
+        if self.manager.health.busy:
+            jobs.append(Job(name="probes", every=BEAT, run=self.manager.health.step))
+        if every := self._notifier.watchdog_every:
+            jobs.append(Job(name="watchdog", every=every, run=self._watchdog))
+        return jobs
+
+    def _say_status(self) -> None:
+        self._notifier.status(status.overview(self.manager.watched))
+
+    def _watchdog(self) -> None:
+        """The watchdog is fed only while the control loop ticks."""
+        if not self.late():
+            self._notifier.watchdog()
+
+    def late(self) -> str:
+        """Why the control loop is not alive; empty when it is."""
+        watched = self.manager.watched.values()
+        longest = max((it.policy.every for it in watched), default=None)
+        if longest is None:
+            return ""
+        since = self.clock.monotonic() - self.manager.beat_at
+        return f"no tick for {since.total_seconds():.0f} s" if since > 3 * longest + LATE else ""
+
+    def _forget_soon(self) -> None:
+        self._background(self._forget())
+
+    async def _forget(self) -> None:
+        try:
+            await self.recorder.store.forget(before=self.clock.now() - self.settings.retention)
+        except Unavailable:
+            return  # the recorder says so; the next hour tries again
+
+    def _background(self, work: Awaitable[object]) -> None:
+        task = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def _stepped(self, step: timedelta) -> None:
+        summary = f"the wall clock was moved by {step.total_seconds():+.0f} s; time here goes on"
+        self.note(Kind.NOTICED, summary)
+
+    def note(self, kind: Kind, summary: str, *, ok: bool = True, by: str = "") -> None:
+        """An entry about the daemon itself."""
+        entry = Entry(at=self.clock.now(), kind=kind, summary=summary, ok=ok, by=by)
+        self.recorder.note(entry)
+        self._tell(entry)
+
+    def _reload_soon(self) -> None:
+        self._background(self.reload())
+
+    async def _follow_files(self) -> None:
+        async for _ in policyfile.watch(self.settings.policies):
+            await self.reload()
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the policies again; a file that fails keeps those it had."""
+        async with self._reloading:
+            self._notifier.reloading()
+            before = {name: it.policy for name, it in self.manager.watched.items()}
+            found = await asyncio.to_thread(self._files.reload)
+            told = found.problems == self._problems
+            self._problems = found.problems
+            await self.manager.apply(found.policies)
+            self._scheduler.apply(self._jobs())
+            summary = _difference(before, found)
+            if summary != UNCHANGED or not told:
+                self.note(Kind.RELOADED, summary, ok=not found.problems)
+            self._notifier.ready(status.overview(self.manager.watched))
+            return {"summary": summary, "problems": [p.to_dict() for p in found.problems]}
+
+    async def plan(self, files: Sequence[Path]) -> list[dict[str, Any]]:
+        """What would be decided now, with the policies in `files` in place of our own."""
+        if files:
+            policies = policyfile.load(files).insist()
+        else:
+            policies = {name: it.policy for name, it in self.manager.watched.items()}
+        return [_planned(decision) for decision in await self.manager.plan(policies)]
+
+    def about(self) -> dict[str, Any]:
+        """The daemon itself, for `status`."""
+        troubles = [problem.text().partition("\n")[0] for problem in self._problems]
+        if self.recorder.degraded:
+            troubles.append(self.recorder.degraded)
+        if self.manager.bugs:
+            troubles.append(f"{self.manager.bugs} defects of scaler; see the log")
+        return {
+            "version": version("scaler"),
+            "pid": os.getpid(),
+            "started_at": self._started_at.isoformat(),
+            "act": self.settings.act,
+            "troubles": troubles,
+        }
+
+    def unready(self) -> str:
+        return "" if self._ready and not self._end.is_set() else "starting or ending"
+
+    async def stop(self) -> None:
+        """Take everything down in the order that loses nothing."""
+        self._ready = False
+        self._notifier.stopping()
+        await self._scheduler.stop()
+        await self.manager.drain(self.settings.drain)
+        self.note(Kind.STOPPED, "scaler stopped; what runs keeps running")
+        await self.recorder.aclose(timedelta(seconds=5))
+        await self.adapters.aclose()
+        self._notifier.close()
+
+
+UNCHANGED: Final = "policies read again: nothing changed"
+
+
+def _difference(before: dict[str, Any], found: policyfile.Policies) -> str:
+    after = found.policies
+    parts = [
+        f"{word} {', '.join(sorted(names))}"
+        for word, names in (
+            ("added", after.keys() - before.keys()),
+            ("changed", {n for n in after.keys() & before.keys() if after[n] != before[n]}),
+            ("no longer managed (its instances keep running)", before.keys() - after.keys()),
+        )
+        if names
+    ]
+    if found.problems:
+        files = sorted({str(problem.file) for problem in found.problems})
+        first = found.problems[0].text().partition("\n")[0]
+        parts.append(f"{', '.join(files)} invalid, its last good policies stay: {first}")
+    return f"policies read again: {'; '.join(parts)}" if parts else UNCHANGED
+
+
+def _planned(decision: Decision) -> dict[str, Any]:
+    return {**decision_to_dict(decision), "lines": list(explain.lines(decision))}
+
+
+def open_store(settings: Settings) -> Store:
+    if settings.store == "memory":
+        return MemoryStore()
+    from scaler.stores.sqlite import SqliteStore  # noqa: PLC0415 - only where it is used
+
+    return SqliteStore(settings.state_dir / "scaler.db")
+
+
+def main(settings: Settings, *, once: bool = False) -> int:
+    """Run the daemon; its exit code.
+
+    Raises:
+        ConfigError: a policy file or the store cannot be used as it is.
+        Refused: another daemon runs already.
+    """
+    writer = logs.configure(settings.log.level, settings.log.format)
+    try:
+        with _alone(settings.state_dir):
+            return asyncio.run(_live(settings, once=once))
+    finally:
+        writer.close()
+
+
+async def _live(settings: Settings, *, once: bool) -> int:
+    clock = SystemClock()
+    daemon = Daemon(settings, clock=clock, store=open_store(settings))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(daemon.stop)
+        await daemon.start()
+        if once:
+            await daemon.once()
+            conditions = {it.condition for it in daemon.manager.watched.values()}
+            return int(not conditions <= {Condition.OK})
+        await serve(daemon, stack)
+        await daemon.run()
+    return 0
+
+
+async def serve(daemon: Daemon, stack: AsyncExitStack) -> None:
+    """Open the socket, and the port if one is set; both close with the stack.
+
+    Raises:
+        Refused: another daemon answers there.
+        ConfigError: it cannot be opened.
+    """
+    from aiohttp import web  # noqa: PLC0415 - `run --once` does without
+
+    from scaler.api.server import Api  # noqa: PLC0415
+
+    settings = daemon.settings
+    api = Api(
+        manager=daemon.manager,
+        recorder=daemon.recorder,
+        clock=daemon.clock,
+        about=daemon.about,
+        reload=daemon.reload,
+        plan=daemon.plan,
+        alive=daemon.late,
+        ready=daemon.unready,
+    )
+    path = settings.socket
+    if await _answers(path):
+        raise Refused(f"another scaler answers at {path}; stop it, or set another socket")
+    runners = [web.AppRunner(api.application(), access_log=None, shutdown_timeout=1)]
+    if settings.http:
+        runners.append(web.AppRunner(api.probes(), access_log=None, shutdown_timeout=1))
+    for runner in runners:
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+    before = os.umask(0o117)  # 0660: the owner and the group may ask and command
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        await web.UnixSite(runners[0], str(path)).start()
+        if settings.http:
+            host, _, port = settings.http.rpartition(":")
+            await web.TCPSite(runners[1], host.strip("[]"), int(port)).start()
+    except OSError as error:
+        raise ConfigError(f"cannot listen at {error.filename or settings.http}: {error}") from error
+    finally:
+        os.umask(before)
+    stack.callback(path.unlink, missing_ok=True)
+
+
+async def _answers(path: Path) -> bool:
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the state folder: two daemons on one would undo each other's work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "scaler.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError:
+        raise Refused(
+            f"another scaler runs with {folder}; ask it with `scaler status`, stop it, or set "
+            "another state_dir"
+        ) from None
+
+
+async def plan_once(settings: Settings, files: Sequence[Path]) -> list[dict[str, Any]]:
+    """What a daemon started now would decide first. Nothing is changed and nothing recorded."""
+    policies = policyfile.load(files or settings.policies).insist()
+    clock = SystemClock()
+    with _alone(settings.state_dir):
+        store = open_store(settings)
+        daemon = Daemon(settings, clock=clock, store=store, tell=lambda _: None)
+        try:
+            await daemon.manager.load(await store.load())
+            return [_planned(decision) for decision in await daemon.manager.plan(policies)]
+        finally:
+            await store.aclose()  # the platforms are left as they are: closing may stop instances

@@ -1,0 +1,67 @@
+"""What is wrong with a value, in the words of whoever wrote the file."""
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from pydantic_core import ErrorDetails
+
+
+def missing(name: str, remedy: str = "") -> str:
+    return f'"{name}" is missing; {remedy or f"add {name}:"}'
+
+
+def unknown(key: str, known: Iterable[str], what: str = "key") -> str:
+    names = sorted(known)
+    near = get_close_matches(key, names, n=1, cutoff=0.6)
+    remedy = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(names)}"
+    return f'unknown {what} "{key}"; {remedy}'
+
+
+def message(detail: ErrorDetails) -> str:
+    """A pydantic message in the words of whoever wrote the file."""
+    kind, given, more = detail["type"], detail["input"], detail.get("ctx", {})
+    shown = _shown(given)
+    table = {
+        "value_error": lambda: str(more["error"]),
+        "int_type": lambda: f"{shown} is not a whole number",
+        "int_parsing": lambda: f"{shown} is not a whole number",
+        "int_from_float": lambda: f"{shown} is not a whole number",
+        "float_type": lambda: f"{shown} is not a number",
+        "float_parsing": lambda: f"{shown} is not a number",
+        "bool_type": lambda: f"{shown} is not true or false",
+        "bool_parsing": lambda: f"{shown} is not true or false",
+        "string_type": lambda: f"{shown} is not text; put it in quotes",
+        "greater_than_equal": lambda: f"{shown} is below {more['ge']}, the least allowed",
+        "greater_than": lambda: f"{shown} is not above {more['gt']}",
+        "less_than_equal": lambda: f"{shown} is above {more['le']}, the most allowed",
+        "less_than": lambda: f"{shown} is not below {more['lt']}",
+        "literal_error": lambda: _not_one_of(given, str(more["expected"])),
+        "tuple_type": lambda: f"{shown} is not a list; write [one, two] or lines with dashes",
+        "list_type": lambda: f"{shown} is not a list; write [one, two] or lines with dashes",
+        "dict_type": lambda: f"{shown} is not a map; write key: value below it",
+        "model_type": lambda: f"{shown} is not a map; write key: value below it",
+        "model_attributes_type": lambda: f"{shown} is not a map; write key: value below it",
+        "string_pattern_mismatch": lambda: f"{shown} does not fit the pattern {more['pattern']}",
+        "too_short": lambda: f"holds too few entries; the least is {more['min_length']}",
+    }
+    return table[kind]() if kind in table else f"{shown}: {detail['msg']}"
+
+
+def _shown(given: object) -> str:
+    if given is None:
+        return "nothing"
+    if isinstance(given, bool):
+        return str(given).lower()
+    if isinstance(given, str):
+        return f'"{given[:60]}"'
+    if isinstance(given, dict | list | tuple):
+        return "a map" if isinstance(given, dict) else "a list"
+    return str(given)[:60]
+
+
+def _not_one_of(given: object, expected: str) -> str:
+    allowed = re.findall(r"'([^']*)'", expected)
+    near = get_close_matches(str(given), allowed, n=1)
+    hint = f'; did you mean "{near[0]}"?' if near else f"; write one of {', '.join(allowed)}"
+    return f"{_shown(given)} is not known here{hint}"

@@ -1,0 +1,166 @@
+"""Settings of the process: where things are and how it logs. Nothing about scaling stands here.
+
+A value comes from the command line, else from the environment (`SCALER_STATE_DIR`,
+`SCALER_LOG__LEVEL`), else from `scaler.yaml`, else it is the default below.
+"""
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from scaler import located, mistakes
+from scaler.core.units import Span
+from scaler.errors import ConfigError
+
+FILES: Final = (Path("config/scaler.yaml"), Path("scaler.yaml"), Path("/etc/scaler/scaler.yaml"))
+PREFIX: Final = "SCALER_"
+
+
+def _default_policies() -> Path:
+    here = Path("config/policies")
+    return here if here.is_dir() else Path("/etc/scaler/policies")
+
+
+def _state_dir() -> Path:
+    """Systemd's choice, the system's place for root, the user's place for others."""
+    if given := os.environ.get("STATE_DIRECTORY"):
+        return Path(given.partition(":")[0])
+    if os.geteuid() == 0:
+        return Path("/var/lib/scaler")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "scaler"
+
+
+def _socket() -> Path:
+    system = Path("/run/scaler/scaler.sock")
+    if given := os.environ.get("RUNTIME_DIRECTORY"):
+        return Path(given.partition(":")[0]) / "scaler.sock"
+    if os.geteuid() == 0:
+        return system
+    given = os.environ.get("XDG_RUNTIME_DIR")
+    own = Path(given) / "scaler" / "scaler.sock" if given else _state_dir() / "scaler.sock"
+    return system if system.exists() and not own.exists() else own
+
+
+class Log(BaseModel):
+    """What is logged, and in which form."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least level that is written."""
+    format: Literal["auto", "json", "console"] = "auto"
+    """`auto` is `console` on a terminal and `json` elsewhere."""
+
+
+class Settings(BaseSettings):
+    """Everything but policies."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        use_attribute_docstrings=True,
+        validate_default=True,
+    )
+
+    policies: tuple[Path, ...] = Field(default_factory=lambda: (_default_policies(),))
+    """Files and folders of policies; relative ones are looked for beside this file."""
+    state_dir: Path = Field(default_factory=_state_dir)
+    """Where the journal and what providers must remember are kept."""
+    socket: Path = Field(default_factory=_socket)
+    """Where the daemon listens for `scaler status` and the other commands."""
+    http: str = Field(default="", pattern=r"^$|^[^\s:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")
+    """`127.0.0.1:9108` also answers /livez and /readyz there; off when empty."""
+    act: bool = True
+    """`false` decides and records for every policy, and changes nothing."""
+    store: Literal["sqlite", "memory"] = "sqlite"
+    """Where histories and the journal are kept; `memory` forgets them at the end."""
+    retention: Span = timedelta(days=30)
+    """Journal entries older than this are dropped."""
+    deadline: Span = timedelta(seconds=10)
+    """How long a platform or a source may take to answer."""
+    drain: Span = timedelta(seconds=20)
+    """How long what is under way may take to end at SIGTERM."""
+    log: Log = Log()
+    """What is logged, and in which form."""
+    origin: str = Field(default="defaults, no file", exclude=True)
+    """Filled in by the loader: the file that was read."""
+
+
+def load(file: Path | None = None, **overrides: object) -> Settings:
+    """The settings in force; `overrides` come from the command line.
+
+    Raises:
+        ConfigError: a value or the file is invalid; all mistakes are in the message.
+    """
+    chosen = file or next((path for path in FILES if path.exists()), None)
+    document = located.Document(Path(), [])
+    inside: Mapping[str, Any] = {}
+    if chosen is not None:
+        document = located.read(chosen)
+        if not document.problems and not isinstance(document.plain, dict):
+            document.add((), "must be a map of settings")
+        if document.problems:
+            raise located.InvalidFiles(tuple(document.problems))
+        inside = {**_beside(chosen, document.plain), "origin": str(chosen)}
+
+    class FromFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            written = InitSettingsSource(settings_cls, init_kwargs=dict(inside))
+            return init_settings, env_settings, written
+
+    try:
+        return FromFile(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        others = [text for d in error.errors() if (text := _explained(d, document))]
+        if document.problems:
+            raise located.InvalidFiles(tuple(document.problems)) from None
+        raise ConfigError("; ".join(others)) from None
+    except ValueError as error:
+        raise ConfigError(f"settings: {error}") from None
+
+
+def _beside(file: Path, plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with relative policies meant from where the file is."""
+    settings = dict(plain)
+    written = settings.get("policies")
+    if isinstance(written, list) and all(isinstance(path, str) for path in written):
+        settings["policies"] = [str(file.parent / path) for path in written]
+    return settings
+
+
+def _explained(detail: ErrorDetails, document: located.Document) -> str:
+    """A mistake to the document when it stands there; else where it comes from, in words."""
+    where = tuple(detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        model = Log if where[:-1] == ("log",) else Settings
+        message = mistakes.unknown(str(where[-1]), set(model.model_fields) - {"origin"})
+    else:
+        message = mistakes.message(detail)
+    variable = PREFIX + "__".join(str(part) for part in where).upper()
+    if variable in os.environ:
+        return f"environment variable {variable}: {message}"
+    if where[:1] and where[:1] in document.values:
+        document.add(where, message, document.place(where, of_key="unknown" in message))
+        return ""
+    return f"{located.dotted(where)}: {message}"
