@@ -290,13 +290,16 @@ class SqliteStore:
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Make sure that the file is ours and of our version; an empty one becomes so."""
-    if not _is_ours(connection, path):
+    ours = _is_ours(connection, path)
+    if not ours:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before anything is in it
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA journal_size_limit = {MOST_WAL_BYTES}")
+    if ours:
+        return  # a writer elsewhere does not keep us from reading
     with _transaction(connection, "IMMEDIATE"):
-        if not _is_ours(connection, path):
+        if not _is_ours(connection, path):  # nobody else was faster
             for statement in _SCHEMA:
                 connection.execute(statement)
 
