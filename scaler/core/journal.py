@@ -12,7 +12,17 @@ from typing import Any, Final
 
 from pydantic import ConfigDict, TypeAdapter
 
-from scaler.core.model import Asked, Change, Decision, Fleet, History, Point, Reading
+from scaler.core.model import (
+    Asked,
+    Change,
+    Decision,
+    Fleet,
+    History,
+    Point,
+    Reading,
+    Sample,
+    Wish,
+)
 from scaler.core.policy import Policy
 
 VERSION: Final = 1
@@ -60,6 +70,13 @@ class Entry:
     version: int = VERSION
 
 
+def _keep_odd_numbers(*types: Any) -> None:
+    """Sources answer NaN and infinity, which as `null` would make an entry unreadable."""
+    for each in types:
+        each.__pydantic_config__ = {"ser_json_inf_nan": "strings"}
+
+
+_keep_odd_numbers(Sample, Point, Wish, History)
 _ENTRY: Final = TypeAdapter(Entry)
 _HISTORY: Final = TypeAdapter(History)
 _DECISION: Final = TypeAdapter(Decision)

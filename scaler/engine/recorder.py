@@ -8,7 +8,7 @@ tried again: scaling goes on.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -16,10 +16,11 @@ from scaler.clock import Clock
 from scaler.core.journal import Entry, Kind
 from scaler.core.model import History
 from scaler.core.units import format_span
-from scaler.errors import Unavailable
+from scaler.engine.jobs import guarded
+from scaler.errors import ScalerError
 from scaler.interfaces import Store
 
-MOST_WAITING: Final = 10_000  # entries kept in memory while the store does not take them
+MOST_WAITING: Final = 5_000  # entries in memory while the store does not take them; some are 20 kB
 FIRST_RETRY: Final = timedelta(seconds=1)
 LAST_RETRY: Final = timedelta(seconds=30)
 
@@ -33,11 +34,12 @@ class Recorder:
         """`tell` hears when the store stops taking what is written, and when it does again."""
         self.store = store
         self.degraded = ""  # why nothing can be written now
+        self.bugs = 0
         self._clock = clock
         self._tell = tell
         self._histories: dict[str, History] = {}
         self._entries: deque[Entry] = deque()
-        self._lost = 0
+        self._dropped = 0
         self._writer: asyncio.Task[None] | None = None
         self._attempted = asyncio.Event()  # set after each attempt, good or bad
         self._recorded = self._written = 0
@@ -50,9 +52,7 @@ class Recorder:
     def note(self, *entries: Entry) -> None:
         """Keep entries that are about no target."""
         self._entries.extend(entries)
-        while len(self._entries) > MOST_WAITING:
-            self._entries.popleft()
-            self._lost += 1
+        self._drop_oldest()
         self._recorded += 1
         if self._writer is None:
             self._writer = asyncio.create_task(self._write(), name="recorder")
@@ -72,6 +72,25 @@ class Recorder:
         except TimeoutError:
             self._trouble(f"the store has not answered for {format_span(deadline)}")
 
+    async def aclose(self, deadline: timedelta) -> None:
+        """A last attempt to write everything, then close the store; a store that hangs is left."""
+        try:
+            async with asyncio.timeout(deadline.total_seconds()):
+                if self.degraded and self._recorded > self._written:
+                    await self._end_writer()  # it may sleep until a retry that comes too late
+                    await self._save()
+                await self.flush(deadline)
+                await self._end_writer()
+                await self.store.aclose()
+        except TimeoutError:
+            self._trouble(f"the store could not be closed within {format_span(deadline)}")
+            await self._end_writer()
+
+    async def _end_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
+
     async def _write(self) -> None:
         retry = FIRST_RETRY
         try:
@@ -89,23 +108,36 @@ class Recorder:
         mark = self._recorded
         histories, self._histories = self._histories, {}
         entries, self._entries = self._entries, deque()
+        saved = False
         try:
-            await self.store.save(histories, entries)
-        except Unavailable as error:
-            self._histories = {**histories, **self._histories}
-            self._entries.extendleft(reversed(entries))
-            self._trouble(str(error))
-            return False
-        except BaseException:
-            self._histories = {**histories, **self._histories}
-            self._entries.extendleft(reversed(entries))
-            raise
-        else:
+            saved = bool(await guarded(self._saved(histories, entries), self._broken))
+        finally:
+            if not saved:
+                self._histories = {**histories, **self._histories}
+                self._entries = entries + self._entries
+                self._drop_oldest()
+            self._attempted.set()
+        if saved:
             self._written = mark
             self._recovered()
-            return True
-        finally:
-            self._attempted.set()
+        return saved
+
+    async def _saved(self, histories: Mapping[str, History], entries: Sequence[Entry]) -> bool:
+        try:
+            await self.store.save(histories, entries)
+        except ScalerError as error:
+            self._trouble(str(error))
+            return False
+        return True
+
+    def _broken(self, error: Exception) -> None:
+        self.bugs += 1
+        self._trouble(f"a defect of scaler in the store: {type(error).__name__}: {error}")
+
+    def _drop_oldest(self) -> None:
+        while len(self._entries) > MOST_WAITING:
+            self._entries.popleft()
+            self._dropped += 1
 
     def _trouble(self, why: str) -> None:
         if not self.degraded:
@@ -115,20 +147,11 @@ class Recorder:
     def _recovered(self) -> None:
         if self.degraded:
             self.degraded = ""
-            lost = f"; {self._lost} entries of the journal were lost" if self._lost else ""
-            self._lost = 0
+            lost = f"; {self._dropped} entries of the journal were lost" if self._dropped else ""
+            self._dropped = 0
             self._say(f"the store can be written again{lost}", ok=not lost)
 
     def _say(self, summary: str, *, ok: bool) -> None:
         entry = Entry(at=self._clock.now(), kind=Kind.NOTICED, summary=summary, ok=ok)
-        self._entries.append(entry)
-        self._recorded += 1
         self._tell(entry)
-
-    async def aclose(self, deadline: timedelta) -> None:
-        """A last attempt to write everything, then close the store."""
-        await self.flush(deadline)
-        if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
-        await self.store.aclose()
+        self.note(entry)

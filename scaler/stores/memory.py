@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Final
 
 from scaler.core.journal import Entry, Kind
 from scaler.core.model import History
+
+MOST_ENTRIES: Final = 1_000_000  # the oldest go
 
 
 class MemoryStore:
@@ -20,6 +23,7 @@ class MemoryStore:
     async def save(self, histories: Mapping[str, History], entries: Sequence[Entry]) -> None:
         self.histories.update(histories)
         self.entries.extend(entries)
+        del self.entries[:-MOST_ENTRIES]
 
     async def read(
         self,
@@ -39,7 +43,7 @@ class MemoryStore:
             and (not kinds or entry.kind in kinds)
         ]
         found.sort(key=lambda entry: entry.at)
-        return found[-limit:]
+        return found[max(0, len(found) - limit) :]
 
     async def forget(self, *, before: datetime) -> int:
         kept = [entry for entry in self.entries if entry.at >= before]
