@@ -219,7 +219,7 @@ class Daemon:
         self._background(self.reload())
 
     async def _follow_files(self) -> None:
-        async for _ in policyfile.watch(self.settings.policies):
+        async for _ in policyfile.watch(self.settings.policies, self.clock):
             await self.reload()
 
     async def reload(self) -> dict[str, Any]:

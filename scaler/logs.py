@@ -112,7 +112,7 @@ def configure(level: str, form: str, descriptor: int = 2) -> Writer:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for chatty in ("apscheduler", "aiohttp.access", "asyncio", "watchfiles"):
+    for chatty in ("apscheduler", "aiohttp.access", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.configure(
         processors=[
@@ -143,10 +143,6 @@ def _clean(key: object, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_clean("", v) for v in value]
     return value
-
-
-def _hidden(found: re.Match[str]) -> str:
-    return f"{found['scheme']}{HIDDEN}@" if found["scheme"] else f"{found['name']}{HIDDEN}"
 
 
 def _one_line(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 from pydantic_core import ErrorDetails
 
@@ -13,9 +12,16 @@ def missing(name: str, remedy: str = "") -> str:
 
 def unknown(key: str, known: Iterable[str], what: str = "key") -> str:
     names = sorted(known)
-    near = get_close_matches(key, names, n=1, cutoff=0.6)
-    remedy = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(names)}"
+    remedy = meant(key, names) or f"known are {', '.join(names)}"
     return f'unknown {what} "{key}"; {remedy}'
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """A guess at which of the known words was meant; empty when none is near."""
+    from difflib import get_close_matches  # noqa: PLC0415 - start-up time
+
+    near = get_close_matches(word, list(known), n=1)
+    return f'did you mean "{near[0]}"?' if near else ""
 
 
 def message(detail: ErrorDetails) -> str:
@@ -62,6 +68,5 @@ def _shown(given: object) -> str:
 
 def _not_one_of(given: object, expected: str) -> str:
     allowed = re.findall(r"'([^']*)'", expected)
-    near = get_close_matches(str(given), allowed, n=1)
-    hint = f'; did you mean "{near[0]}"?' if near else f"; write one of {', '.join(allowed)}"
-    return f"{_shown(given)} is not known here{hint}"
+    remedy = meant(str(given), allowed) or f"write one of {', '.join(allowed)}"
+    return f"{_shown(given)} is not known here; {remedy}"

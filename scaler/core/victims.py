@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from scaler.core import window
 from scaler.core.model import Fleet, Health, Instance, InstanceId, Reading, State
 
 _EPOCH = datetime.min.replace(tzinfo=UTC)
@@ -35,9 +36,16 @@ def choose(fleet: Fleet, count: int, readings: Mapping[str, Reading]) -> tuple[I
 
 
 def _loads(readings: Mapping[str, Reading]) -> Mapping[InstanceId, float]:
-    """What each instance carries by the first metric that says it of each."""
+    """What each instance carries by the first metric that says it of each.
+
+    What is no load has no place in an order: NaN would make it depend on who stands where.
+    """
     for reading in readings.values():
-        each = {s.instance: s.value for s in reading.samples if s.instance is not None}
+        each = {
+            s.instance: s.value
+            for s in reading.samples
+            if s.instance is not None and window.is_load(s.value)
+        }
         if each:
             return each
     return {}

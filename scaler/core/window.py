@@ -44,6 +44,11 @@ _WAYS: Final[dict[str, Callable[[Sequence[float]], float]]] = {
 }
 
 
+def is_load(value: float) -> bool:
+    """Whether a number can be a load: neither negative nor infinite, and a number at all."""
+    return 0 <= value < math.inf
+
+
 def newest(
     reading: Reading, now: datetime, max_age: timedelta
 ) -> tuple[dict[InstanceId, Sample], Sample | None, str]:
@@ -57,7 +62,7 @@ def newest(
     oldest, latest = now - max_age, now + AHEAD
     for sample in reading.samples:
         value = sample.value
-        if not 0 <= value < math.inf:
+        if not is_load(value):
             doubt = f"{value} is not a load"
         elif sample.at < oldest:
             doubt = f"newest sample is {round((now - sample.at).total_seconds())} s old"

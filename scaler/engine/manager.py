@@ -11,9 +11,9 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
-from difflib import get_close_matches
 from typing import Any, Final
 
+from scaler import mistakes
 from scaler.clock import Clock
 from scaler.core import explain, health, schedule
 from scaler.core.decide import decide
@@ -398,9 +398,8 @@ class ScalingManager:
             NotFound: no policy has this name.
         """
         if name not in self._watched:
-            near = get_close_matches(name, self._watched, n=1)
-            hint = f'; did you mean "{near[0]}"?' if near else ""
-            raise NotFound(f'no policy is named "{name}"{hint}')
+            hint = mistakes.meant(name, self._watched)
+            raise NotFound(f'no policy is named "{name}"' + (f"; {hint}" if hint else ""))
         return self._watched[name]
 
     def _command(self, it: Watched, what: str, by: str, reason: str) -> None:

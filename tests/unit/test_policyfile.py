@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaler import located, policyfile
+from scaler.clock import ManualClock
 from scaler.core.journal import Facts, policy_of, policy_to_facts
 from scaler.core.model import Fleet, History
 from scaler.policyfile import PolicyFolder, load
@@ -135,26 +136,48 @@ def test_a_file_that_fails_keeps_its_last_good_policies(write: Callable[..., Pat
     assert set(folder.reload().policies) == {"web"}
 
 
-async def changed(folder: Path, change: Callable[[], object]) -> None:
-    """Wait until the watcher has noticed `change`."""
-    changes = policyfile.watch([folder])
-    first = asyncio.ensure_future(anext(changes))
-    for _ in range(100):
-        await asyncio.sleep(0.1)
-        change()
-        if first.done():
-            break
-    await asyncio.wait_for(first, 10)
-    await changes.aclose()  # type: ignore[attr-defined]
+class Watcher:
+    """Looks at a folder as the daemon does, in time that the test lets pass."""
+
+    def __init__(self, folder: Path) -> None:
+        self._clock = ManualClock()
+        self._changes = policyfile.watch([folder], self._clock)
+        self._next = asyncio.ensure_future(anext(self._changes))
+
+    async def noticed(self, looks: int) -> bool:
+        """Whether within so many looks a change is noticed."""
+        for _ in range(looks):
+            await asyncio.sleep(0)  # it begins to wait for the clock
+            await self._clock.advance(policyfile.LOOK)
+            for _ in range(100):  # a look happens in a thread
+                await asyncio.sleep(0.001)
+                if self._next.done():
+                    self._next = asyncio.ensure_future(anext(self._changes))
+                    return True
+        return False
+
+    async def close(self) -> None:
+        self._next.cancel()
+        await asyncio.gather(self._next, return_exceptions=True)
 
 
-@pytest.mark.live
-async def test_an_edit_is_noticed(write: Callable[..., Path], tmp_path: Path) -> None:
+async def test_an_edit_is_noticed_when_it_has_settled(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
     write(GOOD)
-    await changed(tmp_path, lambda: write(GOOD))
+    watcher = Watcher(tmp_path)
+    assert await watcher.noticed(2), "the start counts, lest an edit before it be missed"
+    assert not await watcher.noticed(3)
+    for size in (1, 2, 3):
+        write(GOOD + "#" * size)
+        assert not await watcher.noticed(1), "it is still being written"
+    assert await watcher.noticed(1)
+    (tmp_path / "web.yaml").unlink()
+    assert await watcher.noticed(2)
+    assert not await watcher.noticed(3)
+    await watcher.close()
 
 
-@pytest.mark.live
 async def test_the_swap_of_a_config_map_is_noticed(tmp_path: Path) -> None:
     folder = tmp_path / "policies"
     folder.mkdir()
@@ -171,7 +194,11 @@ async def test_the_swap_of_a_config_map_is_noticed(tmp_path: Path) -> None:
 
     swap()
     assert set(load([folder]).insist()) == {"web"}
-    await changed(folder, swap)
+    watcher = Watcher(folder)
+    assert await watcher.noticed(2)
+    swap()
+    assert await watcher.noticed(2)
+    await watcher.close()
 
 
 @given(st.text(max_size=300))

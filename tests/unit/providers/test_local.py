@@ -16,7 +16,7 @@ from scaler.providers.local import LocalTarget
     [
         pytest.param({}, "command", id="no command"),
         pytest.param({"command": []}, "at least 1", id="an empty command"),
-        pytest.param({"command": [""]}, "first word of command is empty", id="an empty program"),
+        pytest.param({"command": [""]}, "first word is empty", id="an empty program"),
         pytest.param(
             {"command": "app --port 1"}, '["app", "--port", "1"]', id="a command as one string"
         ),
@@ -29,7 +29,9 @@ from scaler.providers.local import LocalTarget
         pytest.param({"stop_signal": "TREM"}, "no signal that stops", id="a misspelt signal"),
         pytest.param({"grace": "2h"}, "between 0s and 1h", id="a grace too long"),
         pytest.param({"grace": 10}, "has no unit", id="a grace without unit"),
-        pytest.param({"env": {"SCALER_X": "1"}}, "are ours", id="a variable of ours"),
+        pytest.param(
+            {"env": {"SCALER_X": "1"}}, '"SCALER_X" cannot be set', id="a variable of ours"
+        ),
         pytest.param({"env": {"A=B": "1"}}, "cannot be set", id="a variable that is none"),
         pytest.param({"log": {"max_size": 5}}, "at least 1KiB", id="a log too small"),
         pytest.param({"cpu": 0}, "greater than 0", id="no core"),
