@@ -1,20 +1,35 @@
 """Decisions per second of one core, and the CPU of a tick of 1,000 policies with the store.
 
-The peer in the same run is the formula of the Kubernetes autoscaler (`compatibility: hpa`) on the
-same facts, without the windows, bounds and reasons that the default mode adds.
+The history is full: its windows hold a point and another ask for each tick, and the last hour a
+hundred changes. `largest` is the most that a policy may make us remember: an hour of ticks, asks
+and changes. The peer in the same run is the formula of the Kubernetes autoscaler
+(`compatibility: hpa`) on the same facts, without the windows, bounds and reasons of ours.
 """
 
 import asyncio
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from benchmarks.outcome import Outcome
 from scaler.core.decide import decide
 from scaler.core.document import Target
-from scaler.core.model import Fleet, History, Instance, InstanceId, Reading, Sample, State
+from scaler.core.limits import MOST_ASKED, MOST_CHANGES
+from scaler.core.model import (
+    Asked,
+    Change,
+    Fleet,
+    History,
+    Instance,
+    InstanceId,
+    Reading,
+    Sample,
+    State,
+)
 from scaler.core.policy import Policy
 from scaler.stores.sqlite import SqliteStore
 
@@ -23,15 +38,16 @@ EVERY = timedelta(seconds=5)
 INSTANCES = 10
 POLICIES = 1000
 RUNS = 5
+CALLS = 2000
 
 
-def policy(name: str) -> Policy:
+def policy(name: str, window: str = "1m", settle: str = "5m") -> Policy:
     return Policy.model_validate(
         {
             "name": name,
             "target": Target(kind="bench", policy=name),
-            "metrics": [{"cpu": "70%"}],
-            "limits": {"max": 50},
+            "metrics": [{"cpu": "70%", "window": window}],
+            "limits": {"max": 50, "settle_down": settle},
         }
     )
 
@@ -56,34 +72,48 @@ def facts(name: str, at: datetime, value: float) -> tuple[Fleet, dict[str, Readi
     return fleet, {"cpu": Reading(metric="cpu", samples=samples)}
 
 
-def filled(name: str, ticks: int = 400) -> tuple[History, datetime]:
-    """The history after so many ticks near the goal."""
-    history, now, rules = History(), START, policy(name)
-    for number in range(ticks):
+def filled(rules: Policy, *, asks: int, changes: int) -> tuple[History, datetime]:
+    """A history with points for the whole window, and so many different asks and changes."""
+    history, now = History(), START
+    for number in range(asks):
         now += EVERY
-        fleet, readings = facts(name, now, 0.66 + 0.05 * (number % 3))
+        fleet, readings = facts(rules.name, now, 0.66 + 0.05 * (number % 3))
         _, history = decide(rules, fleet, readings, history, now)
-    return history, now
+    hour = timedelta(hours=1)
+    made = [Change(now - hour * (n / changes), 10, 10 + n % 2) for n in range(changes, 0, -1)]
+    asked = [Asked(now - EVERY * n, 9 + n % 3) for n in range(asks, 0, -1)]
+    return replace(history, asked=tuple(asked), changes=tuple(made)), now
+
+
+def single(rules: Policy, history: History, now: datetime) -> Callable[[], object]:
+    """One decision that changes the count, so that every limit has its say."""
+    fleet, readings = facts(rules.name, now + EVERY, 0.95)
+    return lambda: decide(rules, fleet, readings, history, now + EVERY)
+
+
+def per_second(call: Callable[[], object]) -> float:
+    begin = time.process_time()
+    for _ in range(CALLS):
+        call()
+    return CALLS / (time.process_time() - begin)
 
 
 def run() -> Outcome:
     outcome = Outcome()
-    rules, (history, now) = policy("web"), filled("web")
-    upstream = rules.model_copy(update={"compatibility": "hpa"})
-    fleet, readings = facts("web", now + EVERY, 0.72)
-    rates, peers, waits = [], [], []
+    rules = policy("web")
+    history, now = filled(rules, asks=60, changes=100)
+    ours = single(rules, history, now)
+    theirs = single(rules.model_copy(update={"compatibility": "hpa"}), history, now)
+    longest = policy("web", window="1h", settle="1h")
+    largest = single(longest, *filled(longest, asks=MOST_ASKED, changes=MOST_CHANGES))
+    rates, peers, lasts, waits = [], [], [], []
     for _ in range(RUNS):
-        begin = time.process_time()
-        for _ in range(2000):
-            decide(rules, fleet, readings, history, now + EVERY)
-        rates.append(2000 / (time.process_time() - begin))
-        begin = time.process_time()
-        for _ in range(2000):
-            decide(upstream, fleet, readings, history, now + EVERY)
-        peers.append(2000 / (time.process_time() - begin))
-        for _ in range(2000):
+        rates.append(per_second(ours))
+        peers.append(per_second(theirs))
+        lasts.append(per_second(largest))
+        for _ in range(CALLS):
             start = time.perf_counter_ns()
-            decide(rules, fleet, readings, history, now + EVERY)
+            ours()
             waits.append((time.perf_counter_ns() - start) / 1000)
     waits.sort()
     rate, p99 = statistics.median(rates), waits[int(0.99 * len(waits))]
@@ -92,7 +122,7 @@ def run() -> Outcome:
         "decisions_per_s": round(rate),
         "p50_us": round(statistics.median(waits), 1),
         "p99_us": round(p99, 1),
-        "points_in_history": len(history.points["cpu"]),
+        "largest_history_decisions_per_s": round(statistics.median(lasts)),
         "upstream_formula_per_s": round(statistics.median(peers)),
         "ratio_to_upstream_formula": round(rate / statistics.median(peers), 2),
         "tick_cpu_ms_decide": round(tick[0], 1),
@@ -108,7 +138,7 @@ def run() -> Outcome:
 async def whole_ticks() -> tuple[float, float]:
     """Median CPU in ms of deciding for all policies, and of saving what came of it."""
     all_rules = {f"p{number}": policy(f"p{number}") for number in range(POLICIES)}
-    history, now = filled("p0", 100)
+    history, now = filled(all_rules["p0"], asks=60, changes=100)
     histories = dict.fromkeys(all_rules, history)
     deciding, saving = [], []
     with tempfile.TemporaryDirectory() as folder:

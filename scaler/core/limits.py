@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Final
 
+from scaler.core import window
 from scaler.core.model import Asked, Change, Fleet, History, Step
 from scaler.core.policy import LONGEST_WINDOW, Limits, Policy, Rate
 from scaler.core.schedule import Bounds
@@ -28,13 +29,10 @@ def settle(limits: Limits, asked: int, current: int, history: History, now: date
 
     Source: Kubernetes `stabilizeRecommendationWithBehaviors`, which also leaves the far edge out.
     """
-    lowest = highest = asked
-    up, down = now - limits.settle_up, now - limits.settle_down
-    for ask in history.asked:
-        if ask.at > up and ask.count < lowest:
-            lowest = ask.count
-        if ask.at > down and ask.count > highest:
-            highest = ask.count
+    up = window.since(history.asked, now - limits.settle_up)
+    down = window.since(history.asked, now - limits.settle_down)
+    lowest = min(asked, min((ask.count for ask in up), default=asked))
+    highest = max(asked, max((ask.count for ask in down), default=asked))
     after = min(max(current, lowest), highest)
     because = ""
     if after > asked:
@@ -67,8 +65,8 @@ def _furthest(rate: Rate, current: int, changes: Sequence[Change], now: datetime
         return current
     ends = []
     for rule in rate.all_rules:
-        begin = now - rule.per
-        start = current - sum(c.after - c.before for c in changes if c.at > begin)
+        made = window.since(changes, now - rule.per)
+        start = current - sum(change.after - change.before for change in made)
         if rule.at_most.share is None:
             ends.append(start + sign * rule.at_most.count)
         elif sign > 0:
@@ -113,14 +111,14 @@ def _cooling(limits: Limits, last: Change, now: datetime) -> str:
 def _spent(limits: Limits, changes: Sequence[Change], now: datetime) -> str:
     if limits.changes is None:
         return ""
-    made = sum(1 for change in changes if now - change.at < limits.changes.span)
+    made = len(window.since(changes, now - limits.changes.span))
     if made < limits.changes.count:
         return ""
     return f"the budget of {limits.changes} changes is spent; nothing shrinks until it recovers"
 
 
 def _flapping(limits: Limits, changes: Sequence[Change], now: datetime) -> str:
-    recent = [c for c in changes if now - c.at < limits.reversals.span]
+    recent = window.since(changes, now - limits.reversals.span)
     turns = sum(
         (first.after > first.before) != (second.after > second.before)
         for first, second in pairwise(recent)
@@ -184,9 +182,7 @@ def remembered(
     `MOST_ASKED` are left the two oldest fold into the higher, which never shrinks a target more.
     """
     span = max(policy.limits.settle_down, policy.limits.settle_up, policy.every)
-    begin = now - span
-    first = next((i for i, ask in enumerate(asked) if ask.at > begin), len(asked))
-    kept = list(asked[first:])
+    kept = list(window.since(asked, now - span))
     while kept and kept[-1].count == count:
         kept.pop()
     kept.append(Asked(now, count))
@@ -200,7 +196,7 @@ def changes_since(changes: tuple[Change, ...], now: datetime) -> tuple[Change, .
     begin = now - LONGEST_WINDOW  # no rule may look further back
     if not changes or (changes[0].at > begin and len(changes) <= MOST_CHANGES):
         return changes
-    return tuple(c for c in changes[-MOST_CHANGES:-1] if c.at > begin) + changes[-1:]
+    return (*window.since(changes[-MOST_CHANGES:-1], begin), changes[-1])
 
 
 def _left(span: timedelta) -> str:

@@ -1,21 +1,27 @@
 """Points in time to one number, and samples that can be believed."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from operator import attrgetter
+from typing import Final, TypeVar
 
-from scaler.core.model import InstanceId, Point, Reading, Sample
+from scaler.core.model import Asked, Change, InstanceId, Point, Reading, Sample
+
+T = TypeVar("T", Asked, Change, Point)
 
 AHEAD: Final = timedelta(seconds=5)  # another host's clock may be so far ahead of ours
 
 
-def since(points: Sequence[Point], moment: datetime) -> Sequence[Point]:
-    """The points after `moment`; its far edge is left out."""
-    for index, point in enumerate(points):
-        if point.at > moment:
-            return points[index:] if index else points
-    return ()
+_at: Final = attrgetter("at")
+
+
+def since(remembered: Sequence[T], moment: datetime) -> Sequence[T]:
+    """What is younger than `moment`, of a sequence with the oldest first."""
+    if not remembered or remembered[0].at > moment:
+        return remembered
+    return remembered[bisect_right(remembered, moment, key=_at) :]
 
 
 def reduce(numbers: Sequence[float], how: str) -> float:

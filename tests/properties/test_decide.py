@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from scaler.core.decide import decide
@@ -25,8 +25,6 @@ from scaler.core.model import Decision, History, Reading, State
 from scaler.core.policy import MOST_POINTS, Policy
 from tests.properties.strategies import START, Moment, fleets, lives, paused, policies, readings
 
-settings.register_profile("quick", max_examples=120, deadline=None)
-settings.load_profile("quick")
 SANE = st.floats(0.01, 50)
 
 
