@@ -56,7 +56,9 @@ class LocalMetrics:
         measure = self._cpu if name == "cpu" else self._memory
         found = await asyncio.to_thread(measure, running, snapshot)
         samples = tuple(sample for sample in found if sample.at > since)
-        missing = None if samples else "seen for the first time just now; the next look has a number"
+        missing = (
+            None if samples else "seen for the first time just now; the next look has a number"
+        )
         return Reading(metric=name, samples=samples, missing=missing)
 
     async def aclose(self) -> None:
