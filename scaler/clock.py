@@ -82,6 +82,12 @@ class ManualClock:
         """Jump forward to `moment` without waking anybody; the simulation steps its own jobs."""
         self._elapsed = max(self._elapsed, moment - self._start)
 
+    def upcoming(self) -> timedelta | None:
+        """When the next sleeper wakes, as `monotonic` will say; None when nobody sleeps."""
+        while self._sleepers and self._sleepers[0][2].done():
+            heapq.heappop(self._sleepers)
+        return self._sleepers[0][0] if self._sleepers else None
+
     async def advance(self, span: timedelta) -> None:
         """Let `span` pass, waking each sleeper at its own moment."""
         until = self._elapsed + span

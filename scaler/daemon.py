@@ -21,12 +21,14 @@ from scaler.clients.http import HttpClient
 from scaler.clients.notify import Notifier
 from scaler.clock import SystemClock
 from scaler.core import explain
+from scaler.core.document import Balancer as BalancerRules
 from scaler.core.document import Target
 from scaler.core.healthpolicy import Probe
 from scaler.core.journal import Entry, Kind, decision_to_dict
 from scaler.core.model import Decision, History
 from scaler.core.policy import Metric
 from scaler.engine import status
+from scaler.engine.commands import Commands
 from scaler.engine.health import BEAT
 from scaler.engine.jobs import Job
 from scaler.engine.manager import ScalingManager
@@ -34,7 +36,7 @@ from scaler.engine.recorder import Recorder
 from scaler.engine.scheduler import Scheduler
 from scaler.engine.watched import Condition
 from scaler.errors import ConfigError, Refused, Unavailable
-from scaler.interfaces import Context, HealthProbe, MetricSource, Provider, Store
+from scaler.interfaces import Balancer, Context, HealthProbe, MetricSource, Provider, Store
 from scaler.probes import open_probe
 from scaler.settings import Settings
 from scaler.stores.memory import MemoryStore
@@ -62,8 +64,11 @@ class Installed:
         plugin = plugins.source(target.kind if kind == "platform" else kind)
         return plugin.open(metric, target, self._context)
 
-    def probe(self, probe: Probe) -> HealthProbe:
-        return open_probe(probe, self._http)
+    def probe(self, probe: Probe, kind: str) -> HealthProbe:
+        return open_probe(probe, self._http, lambda: self.provider(kind) if kind else None)
+
+    def balancer(self, rules: BalancerRules, target: Target) -> Balancer:
+        return plugins.balancer(rules.kind).open(rules, target, self._context)
 
     async def aclose(self) -> None:
         for provider in self._providers.values():
@@ -353,6 +358,7 @@ async def serve(daemon: Daemon, stack: AsyncExitStack) -> None:
     settings = daemon.settings
     api = Api(
         manager=daemon.manager,
+        commands=Commands(daemon.manager, daemon.clock),
         recorder=daemon.recorder,
         clock=daemon.clock,
         about=daemon.about,

@@ -3,7 +3,7 @@
 The docstrings are the contract, and `tests/contract/` runs it against every implementation.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -12,6 +12,7 @@ from random import Random
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from scaler.clock import Clock
+from scaler.core.document import Balancer as BalancerRules
 from scaler.core.document import Source, Target
 from scaler.core.healthpolicy import Probe
 from scaler.core.journal import Entry, Kind
@@ -80,6 +81,19 @@ class Watching(Protocol):
         ...
 
 
+@runtime_checkable
+class Executing(Protocol):
+    """A provider that can run a command inside an instance."""
+
+    async def execute(self, instance: Instance, command: Sequence[str]) -> tuple[int, str]:
+        """Exit code and output of a command. It is ended when nobody waits for it any more.
+
+        Raises:
+            ScalerError: it could not be run, which says nothing about the instance.
+        """
+        ...
+
+
 class MetricSource(Protocol):
     """One configured question."""
 
@@ -108,6 +122,27 @@ class HealthProbe(Protocol):
 
     async def check(self, instance: Instance) -> Verdict:
         """Ask once. A probe that cannot be carried out is `UNKNOWN`, which counts as nothing."""
+        ...
+
+
+class Balancer(Protocol):
+    """One configured way for requests to the instances of one target."""
+
+    async def route(
+        self, fleet: Fleet, leaving: Collection[InstanceId]
+    ) -> Mapping[InstanceId, int]:
+        """Make it so: requests go to the instances that are ready, and no new ones to `leaving`.
+
+        Safe to repeat; what was set by an earlier daemon or undone by somebody is set again. The
+        answer is how many requests are still open, of those in `leaving` that have any.
+
+        Raises:
+            Unavailable: it does not answer, so nobody knows what is open.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of the connection; requests go on as they were routed last."""
         ...
 
 
@@ -161,7 +196,13 @@ class Adapters(Protocol):
         """A new question for one metric of one policy; closed by whoever asked for it."""
         ...
 
-    def probe(self, probe: Probe) -> HealthProbe: ...
+    def probe(self, probe: Probe, kind: str) -> HealthProbe:
+        """A way to ask; a command runs inside the instance if platform `kind` can do that."""
+        ...
+
+    def balancer(self, rules: BalancerRules, target: Target) -> Balancer:
+        """A new connection to what sends requests to a target; closed by whoever asked for it."""
+        ...
 
     async def aclose(self) -> None:
         """Close what was opened here, providers included."""
@@ -177,6 +218,16 @@ class ProviderPlugin(Protocol):
     def abilities(self) -> frozenset[Ability]: ...
     def open(self, context: Context) -> Provider[Any]:
         """Called once per process, when the first policy needs it."""
+        ...
+
+
+class BalancerPlugin(Protocol):
+    """What an entry point of group `scaler.balancers` names."""
+
+    @property
+    def balancer(self) -> type[BalancerRules]: ...
+    def open(self, rules: Any, target: Target, context: Context) -> Balancer:
+        """Called once per policy that names it."""
         ...
 
 

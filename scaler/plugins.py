@@ -1,11 +1,11 @@
-"""Providers and sources by entry point. Only those that a policy names are imported."""
+"""Providers, sources and balancers by entry point. Only those that a policy names are imported."""
 
 from functools import cache
 from importlib.metadata import entry_points
 from typing import cast
 
 from scaler.errors import ConfigError
-from scaler.interfaces import ProviderPlugin, SourcePlugin
+from scaler.interfaces import BalancerPlugin, ProviderPlugin, SourcePlugin
 
 
 @cache
@@ -20,6 +20,10 @@ def provider(kind: str) -> ProviderPlugin:
 
 def source(kind: str) -> SourcePlugin:
     return cast("SourcePlugin", _load("sources", kind))
+
+
+def balancer(kind: str) -> BalancerPlugin:
+    return cast("BalancerPlugin", _load("balancers", kind))
 
 
 @cache

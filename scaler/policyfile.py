@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from scaler import mistakes, plugins
 from scaler.clock import Clock
-from scaler.core.document import Source, Target, Wrong
+from scaler.core.document import Balancer, Source, Target, Wrong
 from scaler.core.policy import Policy
 from scaler.interfaces import Ability
 from scaler.located import Document, Field, InvalidFiles, Place, Problem, read
@@ -168,6 +168,8 @@ def _add_policy(
     reader = _PolicyReader(document, path)
     fields["target"] = reader.target(fields, name)
     fields["metrics"] = reader.metrics(fields.get("metrics", []))
+    if fields.get("balancer") is not None:
+        fields["balancer"] = reader.balancer(fields["balancer"])
     if not isinstance(fields["metrics"], list):
         del fields["metrics"]
     policy = reader.validated(Policy, fields, path)
@@ -214,6 +216,16 @@ class _PolicyReader:
             self._add((*self._path, "metrics"), "must be a list; begin each metric with a dash")
             return None
         return [self._metric(metric, number) for number, metric in enumerate(written)]
+
+    def balancer(self, written: Any) -> Balancer | None:
+        path = (*self._path, "balancer")
+        chosen = self._one_of(written, path, "balancers", "balancer")
+        if chosen is None:
+            return None
+        kind, inside = chosen
+        model = plugins.balancer(kind).balancer
+        made: Balancer | None = self.validated(model, {**inside, "kind": kind}, (*path, kind))
+        return made
 
     def _metric(self, written: Any, number: int) -> Any:
         if not isinstance(written, dict) or "source" not in written:

@@ -1,6 +1,7 @@
 """Probes by HTTP, TCP and command. Deadlines and streaks belong to the HealthMonitor."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,18 +9,21 @@ from scaler.clients.http import HttpClient
 from scaler.core.healthpolicy import HttpProbe, Probe, TcpProbe
 from scaler.core.model import Health, Instance
 from scaler.errors import Unavailable
-from scaler.interfaces import HealthProbe, Verdict
+from scaler.interfaces import Executing, HealthProbe, Verdict
 
 LONGEST_WORD: Final = 200  # characters of a command's output that a verdict repeats
 
 
-def open_probe(probe: Probe, http: HttpClient) -> HealthProbe:
+def open_probe(
+    probe: Probe, http: HttpClient, inside: Callable[[], object] = lambda: None
+) -> HealthProbe:
+    """A way to ask. `inside` opens the platform, which may be able to run commands in instances."""
     if probe.http is not None:
         return HttpCheck(probe.http, http)
     if probe.tcp is not None:
         return TcpCheck(probe.tcp)
     assert probe.command is not None  # noqa: S101 - the model asks for exactly one
-    return CommandCheck(probe.command)
+    return CommandCheck(probe.command, inside)
 
 
 def _unknown(because: str) -> Verdict:
@@ -77,10 +81,17 @@ class CommandCheck:
     """Healthy when the command ends with 0. It is killed when nobody waits for it any more."""
 
     command: tuple[str, ...]
+    inside: Callable[[], object]
 
     async def check(self, instance: Instance) -> Verdict:
         known = {"{port}": str(instance.port or ""), "{pid}": str(instance.pid or "")}
         words = [_filled(word, known) for word in self.command]
+        platform = self.inside()
+        if isinstance(platform, Executing):
+            return _ended(words[0], *await platform.execute(instance, words))
+        return await self._here(words)
+
+    async def _here(self, words: Sequence[str]) -> Verdict:
         try:
             process = await asyncio.create_subprocess_exec(
                 *words,
@@ -96,10 +107,14 @@ class CommandCheck:
             process.kill()
             await process.wait()
             raise
-        if process.returncode == 0:
-            return Verdict(health=Health.HEALTHY)
-        said = output.decode(errors="replace").strip().rpartition("\n")[2][:LONGEST_WORD]
-        return _sick(f"{words[0]} ended with {process.returncode}{f': {said}' if said else ''}")
+        return _ended(words[0], process.returncode or 0, output.decode(errors="replace"))
+
+
+def _ended(name: str, code: int, output: str) -> Verdict:
+    if code == 0:
+        return Verdict(health=Health.HEALTHY)
+    said = output.strip().rpartition("\n")[2][:LONGEST_WORD]
+    return _sick(f"{name} ended with {code}{f': {said}' if said else ''}")
 
 
 def _filled(word: str, known: dict[str, str]) -> str:

@@ -51,7 +51,13 @@ def policy_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a policy file with everything that is installed."""
     targets = {kind: plugins.provider(kind).target for kind in plugins.names("providers")}
     sources = {kind: plugins.source(kind).source for kind in plugins.names("sources")}
-    models: list[type[BaseModel]] = [Policy, *targets.values(), *sources.values()]
+    balancers = {kind: plugins.balancer(kind).balancer for kind in plugins.names("balancers")}
+    models: list[type[BaseModel]] = [
+        Policy,
+        *targets.values(),
+        *sources.values(),
+        *balancers.values(),
+    ]
     refs, together = models_json_schema(
         [(model, "validation") for model in dict.fromkeys(models)],
         by_alias=True,
@@ -63,13 +69,15 @@ def policy_schema() -> dict[str, Any]:
         _tidy(part)
     policy = parts["Policy"]
     policy["properties"]["target"] = _exactly_one("What is scaled.", targets, refs)
+    said = "What sends requests to the instances."
+    policy["properties"]["balancer"] = _exactly_one(said, balancers, refs)
     metric = parts["Metric"]
     metric["properties"]["source"] = _exactly_one("Where it is read.", sources, refs)
     when = metric["properties"]["when"]
     metric["properties"]["when"] = {**when, "anyOf": [{"$ref": "#/$defs/Threshold"}, _bare(when)]}
     for key in ("type", "items"):
         metric["properties"]["when"].pop(key, None)
-    used = {**{k: v for k, v in parts.items() if k not in ("Target", "Source")}}
+    used = {**{k: v for k, v in parts.items() if k not in ("Target", "Source", "Balancer")}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "scaler policies",
@@ -158,6 +166,7 @@ def _words(model: type[BaseModel]) -> list[str]:
 def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
     """Each model once, in the order in which a reader meets it."""
     targets, sources = plugins.names("providers"), plugins.names("sources")
+    balancers = plugins.names("balancers")
     seen: set[type[BaseModel]] = set()
     queue: list[tuple[str, type[BaseModel]]] = [("A policy", Policy)]
     while queue:
@@ -170,6 +179,8 @@ def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
         for name, field in _shown(model):
             if model is Policy and name == "target":
                 queue += [(f"target.{k}", plugins.provider(k).target) for k in targets]
+            elif model is Policy and name == "balancer":
+                queue += [(f"balancer.{k}", plugins.balancer(k).balancer) for k in balancers]
             elif name == "source":
                 queue += [(f"metrics.source.{k}", plugins.source(k).source) for k in sources]
             else:

@@ -5,17 +5,43 @@ longer with `make test PYTEST="--hypothesis-profile=deep tests/properties"`.
 """
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.integration.dockerd import Engine
 from tests.integration.running import Running
 
 settings.register_profile("quick", max_examples=120, deadline=None, derandomize="CI" in os.environ)
 settings.register_profile("deep", max_examples=5000, deadline=None)
 settings.load_profile("quick")
+
+
+@pytest.fixture(scope="session")
+def dockerd() -> Iterator[Engine]:
+    """A Docker engine for all tests of this process."""
+    missing = [name for name in ("dockerd", "docker", "ip", "busybox") if not shutil.which(name)]
+    if missing or os.geteuid() != 0:
+        why = f"needs root and {', '.join(missing) or 'nothing else'}; .ci/run installs them"
+        if os.environ.get("SCALER_TEST_REQUIRE"):
+            pytest.fail(why)
+        pytest.skip(why)
+    engine = Engine()
+    try:
+        engine.start()
+        yield engine
+    finally:
+        engine.stop()
+
+
+@pytest.fixture
+def engine(dockerd: Engine) -> Iterator[Engine]:
+    """The Docker engine, left empty by each test."""
+    yield dockerd
+    dockerd.remove_all()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from scaler.core import explain
 from scaler.core.journal import Entry, Kind, decision_to_dict, entry_to_dict, policy_of
 from scaler.core.model import Hold, Pause
 from scaler.engine import status
+from scaler.engine.commands import Commands
 from scaler.engine.manager import ScalingManager
 from scaler.engine.recorder import Recorder
 from scaler.errors import ConfigError, NotFound, Refused, ScalerError, TransientError
@@ -41,6 +42,7 @@ class Api:
     """The requests, over what the daemon is made of."""
 
     manager: ScalingManager
+    commands: Commands
     recorder: Recorder
     clock: Clock
     about: Callable[[], dict[str, Any]]  # version, degraded, files that failed, ...
@@ -164,13 +166,13 @@ class Api:
         )
         names = self._names(asked)
         for name in names:
-            self.manager.pause(name, pause)
+            self.commands.pause(name, pause)
         return _json(paused=names)
 
     async def _resume(self, request: web.Request) -> web.Response:
         names = self._names(await _body(request))
         for name in names:
-            self.manager.resume(name, _person(request))
+            self.commands.resume(name, _person(request))
         return _json(resumed=names)
 
     async def _scale(self, request: web.Request) -> web.Response:
@@ -185,12 +187,12 @@ class Api:
             reason=str(asked.get("reason", "")),
             by=_person(request),
         )
-        self.manager.scale(name, hold, lasting=bool(asked.get("hold", False)))
+        self.commands.scale(name, hold, lasting=bool(asked.get("hold", False)))
         return _json(name=name, count=count)
 
     async def _restart(self, request: web.Request) -> web.Response:
         name, instance = request.match_info["name"], request.match_info["instance"]
-        await self.manager.restart(name, instance, _person(request))
+        await self.commands.restart(name, instance, _person(request))
         return _json(name=name, instance=instance)
 
     async def _reload(self, _: web.Request) -> web.Response:

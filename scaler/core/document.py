@@ -2,9 +2,9 @@
 
 from datetime import timedelta
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from scaler.core.units import format_span
+from scaler.core.units import Span, format_span
 
 
 class Wrong(ValueError):
@@ -53,3 +53,17 @@ class Source(Model):
 
     kind: str = Field(default="platform", exclude=True, json_schema_extra={"hidden": True})
     """Filled in by the loader."""
+
+
+class Balancer(Model):
+    """What sends requests to the instances. Each balancer has its own fields beside these."""
+
+    kind: str = Field(default="", exclude=True, json_schema_extra={"hidden": True})
+    """Filled in by the loader."""
+    drain: Span = timedelta(seconds=30)
+    """An instance that is to go gets no new requests; after this long it goes whatever is open."""
+
+    @field_validator("drain")
+    @classmethod
+    def _bounded(cls, span: timedelta) -> timedelta:
+        return within(span, timedelta(0), timedelta(hours=1))

@@ -217,7 +217,7 @@ def _group(
     unready: list[InstanceId] = []
     missing: list[InstanceId] = []
     for pod in fleet.instances:
-        if pod.state in (State.STOPPING, State.FAILED):
+        if pod.state in (State.STOPPING, State.FAILED, State.HELD):
             continue
         sample = each.get(pod.id)
         if pod.state is State.PENDING:

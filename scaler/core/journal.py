@@ -116,10 +116,11 @@ def history_from_json(text: bytes | str) -> History:
 
 
 def policy_to_facts(policy: Policy) -> dict[str, Any]:
-    """All of a policy that `decide` looks at; of target and sources only which kind they are."""
+    """All of a policy that `decide` looks at; of target and sources only their kind."""
     written = policy.model_dump(mode="json", by_alias=True)
     written["name"] = policy.name
     written["target"] = {"kind": policy.target.kind, "policy": policy.target.policy}
+    written.pop("balancer")
     for metric, document in zip(policy.metrics, written["metrics"], strict=True):
         document["source"] = {"kind": metric.source.kind}
     return written

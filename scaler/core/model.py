@@ -18,6 +18,7 @@ class State(StrEnum):
 
     PENDING = "pending"  # asked for, nothing runs yet
     RUNNING = "running"
+    HELD = "held"  # stopped or paused by a person: counts, does not work, is left alone
     STOPPING = "stopping"  # told to go; counts no more
     FAILED = "failed"  # ended by itself and waits for a restart
 
@@ -64,6 +65,7 @@ class Fleet:
     complete: bool = True  # False: the platform needs to be asked again to reach `wanted`
     rollout: str = ""  # why a deployment is in progress; empty when none is
     dependency_down: str = ""  # which declared dependency does not answer
+    notices: tuple[str, ...] = ()  # what a person should hear of, once each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from scaler.core.document import Model, Source, Target, Wrong, within
+from scaler.core.document import Balancer, Model, Source, Target, Wrong, within
 from scaler.core.healthpolicy import Health
 from scaler.core.units import (
     Amount,
@@ -404,6 +404,8 @@ class Policy(Model):
     """What to do when no metric answers."""
     health: Health = Health()
     """How instances are judged and restarted."""
+    balancer: SerializeAsAny[Balancer] | None = None
+    """What sends requests to the instances, so that none is lost when one goes."""
     compatibility: Literal["scaler", "hpa"] = "scaler"
     """`hpa` reproduces the Kubernetes 1.36 autoscaler to the number, its faults included."""
 

@@ -72,6 +72,8 @@ def muster(fleet: Fleet, history: History, now: datetime) -> Crew:
         if state is State.STOPPING:
             continue
         seen += 1
+        if state is State.HELD:
+            continue
         if state is State.RUNNING and instance.ready is not False:
             working.append(instance.id)
             continue
@@ -184,6 +186,8 @@ def _extended(
 ) -> tuple[Point, ...]:
     votes = max((rule.points.of for rule in metric.when if rule.points), default=0)
     kept = window.since(old, now - max(metric.longest, (votes + 1) * every))
+    if len(kept) > 1 and now - kept[-2].at < every:  # looks out of turn weigh no more than others
+        kept = kept[:-1]
     while kept and kept[-1].at >= now:  # the same moment again: the newest stands
         kept = kept[:-1]
     return (*kept, Point(now, measured.value, measured.load))

@@ -13,7 +13,7 @@ def choose(fleet: Fleet, count: int, readings: Mapping[str, Reading]) -> tuple[I
     """The `count` instances that are missed least.
 
     Failed before unready before those of an older template before cordoned ones; then the least
-    loaded, then the newest. Protected instances are never among them, so there may be fewer.
+    loaded, then the newest. Protected and held ones are never among them, so there may be fewer.
     """
     load = _loads(readings)
 
@@ -31,7 +31,11 @@ def choose(fleet: Fleet, count: int, readings: Mapping[str, Reading]) -> tuple[I
             instance.id,
         )
 
-    able = [i for i in fleet.instances if i.state is not State.STOPPING and not i.protected]
+    able = [
+        i
+        for i in fleet.instances
+        if i.state not in (State.STOPPING, State.HELD) and not i.protected
+    ]
     return tuple(instance.id for instance in sorted(able, key=missed)[: max(0, count)])
 
 

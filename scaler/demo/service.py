@@ -75,14 +75,12 @@ class Service:
         return 404, "not found\n"
 
 
-async def run(port: int, work: float, start: float) -> None:
+async def run(host: str, port: int, work: float, start: float) -> None:
     service = Service(work, start)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.ending.set)
-    server = await asyncio.start_server(
-        service.serve, "127.0.0.1", port, backlog=512, reuse_port=True
-    )
+    server = await asyncio.start_server(service.serve, host, port, backlog=512, reuse_port=True)
     sys.stdout.write(f"listening on {port}\n")
     sys.stdout.flush()
     await service.ending.wait()
@@ -92,11 +90,12 @@ async def run(port: int, work: float, start: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a container")
     parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "0")))
     parser.add_argument("--work-ms", type=float, default=20.0, help="CPU time of one /work")
     parser.add_argument("--start-s", type=float, default=0.0, help="time until it is ready")
     given = parser.parse_args()
-    asyncio.run(run(given.port, given.work_ms / 1000, given.start_s))
+    asyncio.run(run(given.host, given.port, given.work_ms / 1000, given.start_s))
 
 
 if __name__ == "__main__":

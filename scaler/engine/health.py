@@ -89,9 +89,10 @@ class HealthMonitor:
     def _opened(self, policy: Policy) -> _Ward:
         now = self._clock.now()
         ward = _Ward(policy=policy, opened_at=now)
-        for role, probe in {**_roles(policy.health), **policy.health.depends_on}.items():
-            ward.probes[role] = self._adapters.probe(probe)
-        for name in policy.health.depends_on:
+        for role, probe in _roles(policy.health).items():
+            ward.probes[role] = self._adapters.probe(probe, policy.target.kind)
+        for name, probe in policy.health.depends_on.items():
+            ward.probes[name] = self._adapters.probe(probe, "")
             outside = Instance(id=InstanceId(name), state=State.RUNNING, host="127.0.0.1")
             ward.dependencies[name] = _Patient(instance=outside, since=now, adopted=True)
         return ward

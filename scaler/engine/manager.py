@@ -8,23 +8,24 @@ retry. Each target ticks in its own task, so a slow one delays nobody else.
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
 from scaler import mistakes
 from scaler.clock import Clock
-from scaler.core import explain, health, schedule
+from scaler.core import explain
 from scaler.core.decide import decide
 from scaler.core.journal import Entry, Facts, Kind, clamped
-from scaler.core.model import Asked, Decision, Fleet, History, Hold, InstanceId, Pause, Restart
+from scaler.core.model import Change, Decision, Fleet, History, InstanceId
 from scaler.core.policy import Policy
 from scaler.engine.health import HealthMonitor
 from scaler.engine.jobs import Job, guarded
 from scaler.engine.recorder import Recorder
+from scaler.engine.routes import LOOK, Leave, routed
 from scaler.engine.watched import Condition, Watched, in_time, look, read, watch
-from scaler.errors import NotFound, Refused, ScalerError, TransientError, Unavailable
+from scaler.errors import NotFound, ScalerError, TransientError
 from scaler.interfaces import Adapters, Watching
 
 HEARTBEAT: Final = timedelta(minutes=5)  # an unchanged decision is written down this often
@@ -170,10 +171,18 @@ class ScalingManager:
         if it.fresh:
             it.history = _without_phantom(it.history, fleet)
             it.fresh = False
-        fleet = self.health.enriched(it.policy, fleet)
+        fleet = _last_choice(self.health.enriched(it.policy, fleet), it.leaving)
+        self._notice(it, fleet)
         patience = min(self._deadline, max(it.policy.every, timedelta(seconds=1)))
         readings = await read(it, fleet, self._clock, patience)
         return Facts(policy=it.written, fleet=fleet, readings=readings, history=it.history)
+
+    def _notice(self, it: Watched, fleet: Fleet) -> None:
+        """What the platform has to say beside the fleet, when it is new."""
+        for notice in fleet.notices:
+            if notice not in it.noticed:
+                self.say(it, Kind.NOTICED, f"{it.name}: {notice}", ok=False)
+        it.noticed = fleet.notices
 
     def _may_act(self, policy: Policy) -> bool:
         return self._act and policy.mode == "act"
@@ -185,22 +194,49 @@ class ScalingManager:
             or bool(decision.remove)
             or not facts.fleet.complete
         )
-        if not scales and not decision.restarts:
-            return True
-        assert it.provider is not None  # noqa: S101 - it has just observed
-        await self._recorder.flush(self._deadline)  # intention first
-        went_well = True
+        if scales or decision.restarts:
+            await self._recorder.flush(self._deadline)  # intention first
+        leave = await self._routed(it, decision, facts.fleet)
+        went_well = leave.known
         for restart in decision.restarts:
-            went_well &= await self._ask_to_restart(it, restart.instance)
-        if scales:
-            asked = it.provider.scale(it.policy.target, decision.desired, remove=decision.remove)
-            if not await self._ask(it, f"scale to {decision.desired}", asked):
-                it.history = replace(it.history, changes=facts.history.changes)
-                self._record(it)
-                went_well = False
+            went_well &= await self.restart(it, restart.instance)
+        if scales and not (leave.busy and decision.desired == decision.current):
+            went_well &= await self._scale(it, decision, leave)
         return went_well
 
-    async def _ask_to_restart(self, it: Watched, instance: InstanceId, by: str = "") -> bool:
+    async def _routed(self, it: Watched, decision: Decision, fleet: Fleet) -> Leave:
+        try:
+            leave = await routed(it, fleet, decision, self._adapters, self._clock, self._deadline)
+        except ScalerError as error:
+            self._troubled(it, error)
+            return Leave(busy=decision.remove, known=False)
+        for words in leave.said:
+            self.say(it, Kind.ACTED, f"{it.name}: {words}")
+        return leave
+
+    async def _scale(self, it: Watched, decision: Decision, leave: Leave) -> bool:
+        """Ask for the count, and keep those that still answer requests for a later look."""
+        assert it.provider is not None  # noqa: S101 - it has just observed
+        count = decision.desired + len(leave.busy)
+        made = it.history.changes
+        if decision.desired != decision.current:
+            made = made[:-1]
+        if not leave.busy or leave.free or count > decision.current:
+            asked = it.provider.scale(it.policy.target, count, remove=leave.free)
+            if not await self._ask(it, f"scale to {count}", asked):
+                it.history = replace(it.history, changes=made)
+                self._record(it)
+                return False
+            it.leaving = {i: since for i, since in it.leaving.items() if i not in leave.free}
+            if count != decision.current:
+                made = (*made, Change(decision.at, decision.current, count))
+        if made != it.history.changes:
+            it.history = replace(it.history, changes=made)
+            self._record(it)
+        return True
+
+    async def restart(self, it: Watched, instance: InstanceId, by: str = "") -> bool:
+        """Ask the platform to start one instance again; whether it took the order."""
         assert it.provider is not None  # noqa: S101 - it has observed
         asked = it.provider.restart(it.policy.target, instance)
         return await self._ask(it, f"restart {instance}", asked, by)
@@ -211,7 +247,7 @@ class ScalingManager:
         except ScalerError as error:
             self._troubled(it, error, f"{doing}: ")
             return False
-        self._say(it, Kind.ACTED, f"{it.name}: asked the platform to {doing}", by=by)
+        self.say(it, Kind.ACTED, f"{it.name}: asked the platform to {doing}", by=by)
         return True
 
     def _worth_telling(self, it: Watched, decision: Decision, facts: Facts) -> list[Entry]:
@@ -220,7 +256,8 @@ class ScalingManager:
         holding = frozenset(step.rule for step in decision.steps) - {"metrics", "tolerance"}
         said = (decision.desired, holding, bool(decision.waiting))
         quiet = said == it.told and it.told_at and decision.at - it.told_at < HEARTBEAT
-        if quiet and not acts:
+        draining = it.leaving and set(decision.remove) <= it.leaving.keys()
+        if quiet and (draining or not acts):
             return []
         it.told, it.told_at = said, decision.at
         would = "" if self._may_act(it.policy) else "observing only: "
@@ -250,7 +287,7 @@ class ScalingManager:
             it.not_before = now + PARKED_RETRY
         trouble = f"{doing}{error}"
         if (condition, trouble) != (it.condition, it.trouble):
-            self._say(it, kind, f"{it.name}: {trouble}", ok=False)
+            self.say(it, kind, f"{it.name}: {trouble}", ok=False)
         it.condition, it.trouble = condition, trouble
 
     def _broken(self, it: Watched, error: Exception) -> None:
@@ -259,7 +296,7 @@ class ScalingManager:
         trace = "".join(traceback.format_exception(error))
         summary = f"{it.name}: a defect of scaler: {type(error).__name__}: {error}"
         if summary != it.trouble:
-            self._say(it, Kind.NOTICED, summary, ok=False, traceback=trace)
+            self.say(it, Kind.NOTICED, summary, ok=False, traceback=trace)
         it.condition, it.trouble = Condition.BROKEN, summary
 
     def _probe_broken(self, error: Exception) -> None:
@@ -278,10 +315,10 @@ class ScalingManager:
 
     def _recovered(self, it: Watched) -> None:
         if it.failures:
-            self._say(it, Kind.NOTICED, f"{it.name}: works again after {it.failures} failed tries")
+            self.say(it, Kind.NOTICED, f"{it.name}: works again after {it.failures} failed tries")
         it.condition, it.trouble, it.failures = Condition.OK, "", 0
 
-    def _say(
+    def say(
         self,
         it: Watched,
         kind: Kind,
@@ -291,6 +328,7 @@ class ScalingManager:
         by: str = "",
         **data: object,
     ) -> None:
+        """Write down that something happened to a target, and tell of it."""
         now = self._clock.now()
         entry = Entry(at=now, kind=kind, target=it.name, summary=summary, ok=ok, by=by, data=data)
         self._record(it, entry)
@@ -305,8 +343,11 @@ class ScalingManager:
         if it.alarm is not None:
             it.alarm.cancel()
             it.alarm = None
-        if decision.again_at is not None and decision.again_at - decision.at < it.policy.every:
-            span = decision.again_at - self._clock.now()
+        moments = [decision.again_at] if decision.again_at else []
+        if it.leaving:
+            moments.append(decision.at + LOOK)
+        if moments and min(moments) - decision.at < it.policy.every:
+            span = min(moments) - self._clock.now()
             it.alarm = asyncio.create_task(self._wake_after(it.name, span))
 
     async def _wake_after(self, name: str, span: timedelta) -> None:
@@ -330,67 +371,6 @@ class ScalingManager:
                 pass  # the ticks go on without it
             await self._clock.sleep(FOLLOW_AGAIN)
 
-    def pause(self, name: str, pause: Pause) -> None:
-        """Close one or both directions, for a time or until `resume`. Survives a restart."""
-        it = self.named(name)
-        it.history = replace(it.history, pause=pause)
-        until = f" until {pause.until:%Y-%m-%d %H:%M:%S} UTC" if pause.until else ""
-        what = {(True, True): "", (True, False): " for scale-in", (False, True): " for scale-out"}
-        words = what[pause.scale_in, pause.scale_out]
-        self._command(it, f"{name}: paused{words}{until}", pause.by, pause.reason)
-
-    def resume(self, name: str, by: str) -> None:
-        """Take back a pause and a count set by hand."""
-        it = self.named(name)
-        it.history = replace(it.history, pause=None, hold=None)
-        self._command(it, f"{name}: resumed", by, "")
-
-    def scale(self, name: str, hold: Hold, *, lasting: bool) -> None:
-        """Set the count by hand, within the bounds.
-
-        Lasting, it stands until `hold.until`. Otherwise it is where the rules go on from: it counts
-        as asked for, so `settle_down` keeps it for its span.
-
-        Raises:
-            Refused: the bounds or a pause forbid it.
-        """
-        it = self.named(name)
-        now = self._clock.now()
-        limits = schedule.bounds(it.policy.limits, it.policy.schedule, now)
-        if not limits.min <= hold.count <= limits.max:
-            raise Refused(
-                f"{hold.count} is outside the limits of {name}, {limits.min} to {limits.max}; "
-                "choose one of these or change limits in its policy"
-            )
-        if it.history.pause is not None:
-            raise Refused(f"{name} is paused; resume it first: scaler resume {name}")
-        asked = it.history.asked if lasting else (*it.history.asked, Asked(now, hold.count))
-        until = hold.until if lasting else now + it.policy.every
-        it.history = replace(it.history, hold=replace(hold, until=until), asked=asked)
-        self._command(it, f"{name}: set to {hold.count} by hand", hold.by, hold.reason)
-
-    async def restart(self, name: str, instance: str, by: str) -> None:
-        """Start one instance again. It counts in its back-off and in the budget of the target.
-
-        Raises:
-            NotFound: there is no such instance.
-            Refused: others are down already.
-        """
-        it = self.named(name)
-        fleet = it.fleet
-        ids = {i.id for i in fleet.instances} if fleet else set()
-        chosen = InstanceId(instance)
-        if fleet is None or chosen not in ids:
-            raise NotFound(f'{name} has no instance "{instance}"; it has {", ".join(sorted(ids))}')
-        now = self._clock.now()
-        if why := health.refusal(it.policy.health.restart, fleet, it.history, chosen, now):
-            raise Refused(f"{instance} is not restarted: {why}")
-        because = [Restart(instance=chosen, because="by hand")]
-        remembered = health.restarted(it.history.restarts, because, now)
-        it.history = replace(it.history, restarts=remembered)
-        if not await self._ask_to_restart(it, chosen, by):
-            raise Unavailable(it.trouble)
-
     def named(self, name: str) -> Watched:
         """The target of this policy.
 
@@ -401,11 +381,6 @@ class ScalingManager:
             hint = mistakes.meant(name, self._watched)
             raise NotFound(f'no policy is named "{name}"' + (f"; {hint}" if hint else ""))
         return self._watched[name]
-
-    def _command(self, it: Watched, what: str, by: str, reason: str) -> None:
-        why = f": {reason}" if reason else ""
-        self._say(it, Kind.COMMANDED, f"{what} by {by}{why}", by=by)
-        self.wake(it.name)
 
     @property
     def watched(self) -> Mapping[str, Watched]:
@@ -468,6 +443,16 @@ def _unchanged(history: History, before: History) -> History:
     """`history` as it stands when the decision is not carried out."""
     return replace(
         history, changes=before.changes, restarts=before.restarts, brake_at=before.brake_at
+    )
+
+
+def _last_choice(fleet: Fleet, leaving: Container[InstanceId]) -> Fleet:
+    """Who was chosen to go and gets no new requests any more is chosen again."""
+    return replace(
+        fleet,
+        instances=tuple(
+            replace(i, cordoned=True) if i.id in leaving else i for i in fleet.instances
+        ),
     )
 
 

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from scaler.clock import Clock
 from scaler.core.journal import Facts, policy_to_facts
-from scaler.core.model import Decision, Fleet, History, Reading
+from scaler.core.model import Decision, Fleet, History, InstanceId, Reading
 from scaler.core.policy import Metric, Policy
 from scaler.errors import ScalerError, Unavailable
-from scaler.interfaces import Adapters, MetricSource, Provider
+from scaler.interfaces import Adapters, Balancer, MetricSource, Provider
 
 T = TypeVar("T")
 
@@ -37,6 +37,9 @@ class Watched:
     history: History
     provider: Provider[Any] | None = None
     sources: dict[str, MetricSource] = field(default_factory=dict)
+    balancer: Balancer | None = None
+    leaving: dict[InstanceId, timedelta] = field(default_factory=dict)  # since when, monotonic
+    noticed: tuple[str, ...] = ()  # what the platform said last beside the fleet
     condition: Condition = Condition.STARTING
     trouble: str = ""
     failures: int = 0
@@ -64,6 +67,9 @@ class Watched:
         for source in self.sources.values():
             await source.aclose()
         self.sources = {}
+        if self.balancer is not None:
+            await self.balancer.aclose()
+            self.balancer = None
 
 
 def watch(policy: Policy, history: History, before: Watched | None = None) -> Watched:

@@ -13,6 +13,7 @@ class Trouble(StrEnum):
     METRICS_STALE = "metrics stale"  # the source repeats what it last knew
     CRASH = "crash"  # every instance that runs when it begins ends
     PROBES_FAIL = "probes fail"  # every probe of every instance fails
+    BALANCER_DOWN = "balancer down"  # nothing is routed and nobody says who is busy
     DEPENDENCY_DOWN = "dependency down"  # the probe of a dependency fails
 
 

@@ -48,11 +48,18 @@ class Simulation:
         due = [(self._clock.monotonic(), number) for number in range(len(jobs))]
         while due and due[0][0] < end:
             at, number = heapq.heappop(due)
-            await self._clock.advance(at - self._clock.monotonic())
+            await self._pass(at)
             jobs[number].run()
             await self._calm()
             heapq.heappush(due, (at + jobs[number].every, number))
-        await self._clock.advance(end - self._clock.monotonic())
+        await self._pass(end)
+
+    async def _pass(self, until: timedelta) -> None:
+        """Let time pass; what was set to happen meanwhile happens at its own moment."""
+        while (at := self._clock.upcoming()) is not None and at <= until:
+            await self._clock.advance(at - self._clock.monotonic())
+            await self._calm()
+        await self._clock.advance(until - self._clock.monotonic())
         await self._calm()
 
     async def _calm(self) -> None:

@@ -4,12 +4,12 @@ It stands in for the adapters, so the engine that runs here is the one that runs
 goes on while the engine is dead, as the real one does.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from scaler.clock import ManualClock
-from scaler.core.document import Target
+from scaler.core.document import Balancer, Target
 from scaler.core.healthpolicy import Probe
 from scaler.core.model import Fleet, Health, Instance, InstanceId, Reading, Sample, State
 from scaler.core.policy import Metric
@@ -38,12 +38,16 @@ class Service:
     load: Callable[[datetime], float] = lambda _: 0.0  # work asked for, in cores
     cores: float = 1.0  # what one instance can do
     boot: timedelta = timedelta(seconds=5)  # from its start until it is ready
+    request: timedelta = timedelta()  # how long the longest request takes
     lives: timedelta | None = None  # every instance ends by itself after so long
     wanted: int = 0
     units: dict[InstanceId, _Unit] = field(default_factory=dict)
     starts: list[tuple[datetime, InstanceId]] = field(default_factory=list)
     runs: int = 0
     calls: list[tuple[datetime, int]] = field(default_factory=list)  # of `scale`, as asked
+    routed: set[InstanceId] = field(default_factory=set)  # get new requests
+    quiet: dict[InstanceId, datetime] = field(default_factory=dict)  # have got none since
+    broken: int = 0  # instances that were stopped with requests open
 
 
 class World:
@@ -73,8 +77,11 @@ class World:
     def source(self, metric: Metric, target: Target) -> "WorldSource":
         return WorldSource(self, metric.name, target.policy)
 
-    def probe(self, probe: Probe) -> "WorldProbe":
+    def probe(self, probe: Probe, kind: str) -> "WorldProbe":  # noqa: ARG002 - it has one platform
         return WorldProbe(self, probe)
+
+    def balancer(self, rules: Balancer, target: Target) -> "WorldBalancer":  # noqa: ARG002
+        return WorldBalancer(self, target.policy)
 
     async def aclose(self) -> None:
         """Nothing is held."""
@@ -99,6 +106,12 @@ class World:
                     if unit.failed_at is None and unit.started_at < fault.begin:
                         unit.failed_at, unit.because = fault.begin, "killed by SIGKILL"
         return service
+
+    def busy(self, service: Service, unit: InstanceId) -> bool:
+        """Whether a balancer sends requests there, or did so a moment ago."""
+        quiet_at = service.quiet.get(unit)
+        late = quiet_at is not None and self.clock.now() - quiet_at < service.request
+        return unit in service.routed or late
 
     def ready(self, service: Service) -> list[_Unit]:
         now = self.clock.now()
@@ -167,6 +180,7 @@ class WorldProvider:
         going = [unit for unit in remove if unit in service.units]
         going += [unit for unit in reversed(service.units) if unit not in going]
         for unit in going[: max(0, len(service.units) - desired)]:
+            service.broken += self._world.busy(service, unit)
             del service.units[unit]
         number = 0
         while len(service.units) < desired:
@@ -213,6 +227,31 @@ class WorldSource:
                 for unit in working
             ),
         )
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+class WorldBalancer:
+    """Sends requests to what is ready; each is answered after a time."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world = world
+        self._name = name
+
+    async def route(
+        self, fleet: Fleet, leaving: Collection[InstanceId]
+    ) -> Mapping[InstanceId, int]:
+        self._world.passing("route")
+        if self._world.troubled(Trouble.BALANCER_DOWN, self._name):
+            raise Unavailable("the simulated balancer is down")
+        service, now = self._world.settle(self._name), self._world.clock.now()
+        fit = {i.id for i in fleet.instances if i.state is State.RUNNING and i.ready is not False}
+        routed = fit - set(leaving)
+        known = {unit: at for unit, at in service.quiet.items() if unit in service.units}
+        service.quiet = known | dict.fromkeys(service.routed - routed, now)
+        service.routed = routed
+        return {unit: 1 for unit in leaving if self._world.busy(service, unit)}
 
     async def aclose(self) -> None:
         """Nothing is held."""
