@@ -178,6 +178,20 @@ def _add_policy(
         found.policies[name] = policy
 
 
+def _spelt_out(target: Any) -> Any:
+    """The target with a map in place of a bare word, where the provider knows what it means."""
+    if not isinstance(target, dict):
+        return target
+    return {kind: _as_map(kind, inside) for kind, inside in target.items()}
+
+
+def _as_map(kind: str, inside: Any) -> Any:
+    if not isinstance(inside, str) or kind not in plugins.names("providers"):
+        return inside
+    short = plugins.provider(kind).target.short
+    return {short: inside} if short else inside
+
+
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`above` laid over `below`: maps key by key, everything else as a whole."""
     merged = dict(below)
@@ -202,7 +216,7 @@ class _PolicyReader:
             remedy = "add target: and a platform such as local"
             self._add(self._path, mistakes.missing("target", remedy), of_key=True)
             return Target()
-        chosen = self._one_of(fields["target"], path, "providers", "platform")
+        chosen = self._one_of(_spelt_out(fields["target"]), path, "providers", "platform")
         if chosen is None:
             return Target()
         kind, inside = chosen

@@ -114,8 +114,15 @@ def _exactly_one(
         "minProperties": 1,
         "maxProperties": 1,
         "additionalProperties": False,
-        "properties": {kind: refs[model, "validation"] for kind, model in models.items()},
+        "properties": {
+            kind: _or_word(model, refs[model, "validation"]) for kind, model in models.items()
+        },
     }
+
+
+def _or_word(model: type[BaseModel], ref: JsonSchemaValue) -> JsonSchemaValue:
+    """The map, or a bare word where that is short for one of its fields."""
+    return {"anyOf": [{"type": "string"}, ref]} if getattr(model, "short", "") else ref
 
 
 def _tidy(part: dict[str, Any]) -> None:

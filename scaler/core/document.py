@@ -1,6 +1,7 @@
 """The base of whatever a person may write in a policy: frozen, and no key is ignored."""
 
 from datetime import timedelta
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -40,6 +41,8 @@ class Model(BaseModel):
 class Target(Model):
     """What is scaled. Each provider has its own."""
 
+    short: ClassVar[str] = ""
+    """The field that is meant when a bare word stands in place of the map, as in `docker: web`."""
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: str = Field(default="", exclude=True, json_schema_extra={"hidden": True})
