@@ -109,7 +109,7 @@ class Daemon:
         self._problems: tuple[Problem, ...] = ()  # as they were said last
         self._notes: tuple[str, ...] = ()
         self._started_at = clock.now()
-        self._ready = False
+        self._started = self._ready = False
         self._reloading = asyncio.Lock()
         self._running: set[asyncio.Future[object]] = set()
         self._end = asyncio.Event()
@@ -125,6 +125,7 @@ class Daemon:
         await self.manager.apply(self._book.policies)
         mode = "" if self.settings.act else ", observing only"
         names = ", ".join(sorted(self._book.policies)) or "no policies yet"
+        self._started = True
         self.note(Kind.STARTED, f"scaler {version('scaler')} started{mode}: {names}")
         self._say_what_is_wrong()
 
@@ -304,7 +305,8 @@ class Daemon:
         self._notifier.stopping()
         await self._scheduler.stop()
         await self.manager.drain(self.settings.drain)
-        self.note(Kind.STOPPED, "scaler stopped; what runs keeps running")
+        if self._started:
+            self.note(Kind.STOPPED, "scaler stopped; what runs keeps running")
         await self.recorder.aclose(timedelta(seconds=5))
         await self.adapters.aclose()
         self._notifier.close()

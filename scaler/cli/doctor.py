@@ -85,7 +85,9 @@ def _policies(settings: "Settings") -> Finding:
     except ScalerError as error:
         return Finding("policies", ok=False, detail=str(error))
     if found.problems:
-        detail = f"{len(found.problems)} errors in {shown}; see them with: scaler check"
+        count = len(found.problems)
+        errors = "1 error" if count == 1 else f"{count} errors"
+        detail = f"{errors} in {shown}; see them with: scaler check"
         return Finding("policies", ok=False, detail=detail)
     return Finding("policies", ok=True, detail=f"{len(found.policies)} in {shown}")
 
