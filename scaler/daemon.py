@@ -8,7 +8,7 @@ import asyncio
 import fcntl
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from datetime import timedelta
 from importlib.metadata import version
@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from scaler import located, logs, plugins, policyfile
+from scaler import logs, plugins, policyfile
 from scaler.clients.http import HttpClient
 from scaler.clients.notify import Notifier
 from scaler.clock import SystemClock
@@ -26,7 +26,7 @@ from scaler.core.document import Target
 from scaler.core.healthpolicy import Probe
 from scaler.core.journal import Entry, Kind, decision_to_dict
 from scaler.core.model import Decision, History
-from scaler.core.policy import Metric
+from scaler.core.policy import Metric, Policy
 from scaler.engine import status
 from scaler.engine.commands import Commands
 from scaler.engine.health import BEAT
@@ -37,6 +37,8 @@ from scaler.engine.scheduler import Scheduler
 from scaler.engine.watched import Condition
 from scaler.errors import ConfigError, Refused, Unavailable
 from scaler.interfaces import Balancer, Context, HealthProbe, MetricSource, Provider, Store
+from scaler.located import Problem
+from scaler.policybook import PolicyBook
 from scaler.probes import open_probe
 from scaler.settings import Settings
 from scaler.stores.memory import MemoryStore
@@ -103,10 +105,11 @@ class Daemon:
         )
         self._notifier = Notifier(clock)
         self._scheduler = Scheduler(clock, self._stepped)
-        self._files = policyfile.PolicyFolder(settings.policies)
-        self._problems: tuple[located.Problem, ...] = ()
+        self._book = PolicyBook(settings.policies, settings.labels, self.adapters.provider)
+        self._problems: tuple[Problem, ...] = ()  # as they were said last
+        self._notes: tuple[str, ...] = ()
         self._started_at = clock.now()
-        self._ready = False
+        self._started = self._ready = False
         self._reloading = asyncio.Lock()
         self._running: set[asyncio.Future[object]] = set()
         self._end = asyncio.Event()
@@ -117,13 +120,14 @@ class Daemon:
         Raises:
             ConfigError: a policy file is invalid.
         """
-        found = self._files.reload()
-        policies = found.insist()
+        (await self._book.read()).insist()
         await self.manager.load(await self._remembered())
-        await self.manager.apply(policies)
+        await self.manager.apply(self._book.policies)
         mode = "" if self.settings.act else ", observing only"
-        names = ", ".join(sorted(policies)) or "no policies yet"
+        names = ", ".join(sorted(self._book.policies)) or "no policies yet"
+        self._started = True
         self.note(Kind.STARTED, f"scaler {version('scaler')} started{mode}: {names}")
+        self._say_what_is_wrong()
 
     async def _remembered(self) -> dict[str, History]:
         """The histories; without a store that answers, scaling begins from what is there."""
@@ -175,6 +179,9 @@ class Daemon:
         ]
         if self.manager.health.busy:
             jobs.append(Job(name="probes", every=BEAT, run=self.manager.health.step))
+        if self._book.looks_at_labels:
+            span = self.settings.labels.every
+            jobs.append(Job(name="labels", every=span, run=self._look_at_labels_soon))
         if every := self._notifier.watchdog_every:
             jobs.append(Job(name="watchdog", every=every, run=self._watchdog))
         return jobs
@@ -231,17 +238,39 @@ class Daemon:
         """Read the policies again; a file that fails keeps those it had."""
         async with self._reloading:
             self._notifier.reloading()
-            before = {name: it.policy for name, it in self.manager.watched.items()}
-            found = await asyncio.to_thread(self._files.reload)
-            told = found.problems == self._problems
-            self._problems = found.problems
-            await self.manager.apply(found.policies)
-            self._scheduler.apply(self._jobs())
-            summary = _difference(before, found)
-            if summary != UNCHANGED or not told:
-                self.note(Kind.RELOADED, summary, ok=not found.problems)
+            await self._book.read()
+            summary = await self._apply()
             self._notifier.ready(status.overview(self.manager.watched))
-            return {"summary": summary, "problems": [p.to_dict() for p in found.problems]}
+            return {"summary": summary, "problems": [p.to_dict() for p in self._book.problems]}
+
+    def _look_at_labels_soon(self) -> None:
+        if not self._reloading.locked():
+            self._background(self._look_at_labels())
+
+    async def _look_at_labels(self) -> None:
+        async with self._reloading:
+            await self._book.look()
+            await self._apply()
+
+    async def _apply(self) -> str:
+        """Put the policies of the book in force; what that changes, in words."""
+        before = {name: it.policy for name, it in self.manager.watched.items()}
+        await self.manager.apply(self._book.policies)
+        self._scheduler.apply(self._jobs())
+        summary = _difference(before, self._book.policies, self._book.problems)
+        wrong = self._say_what_is_wrong()
+        if summary != UNCHANGED or wrong:
+            self.note(Kind.RELOADED, summary, ok=not self._book.problems)
+        return summary
+
+    def _say_what_is_wrong(self) -> bool:
+        """Say each new note about labels; whether the mistakes are others than last time."""
+        for note in self._book.notes:
+            if note not in self._notes:
+                self.note(Kind.NOTICED, note, ok=False)
+        others = self._book.problems != self._problems
+        self._notes, self._problems = self._book.notes, self._book.problems
+        return others
 
     async def plan(self, files: Sequence[Path]) -> list[dict[str, Any]]:
         """What would be decided now, with the policies in `files` in place of our own."""
@@ -253,7 +282,8 @@ class Daemon:
 
     def about(self) -> dict[str, Any]:
         """The daemon itself, for `status`."""
-        troubles = [problem.text().partition("\n")[0] for problem in self._problems]
+        troubles = [problem.text().partition("\n")[0] for problem in self._book.problems]
+        troubles += self._book.notes
         if self.recorder.degraded:
             troubles.append(self.recorder.degraded)
         if self.manager.bugs:
@@ -275,7 +305,8 @@ class Daemon:
         self._notifier.stopping()
         await self._scheduler.stop()
         await self.manager.drain(self.settings.drain)
-        self.note(Kind.STOPPED, "scaler stopped; what runs keeps running")
+        if self._started:
+            self.note(Kind.STOPPED, "scaler stopped; what runs keeps running")
         await self.recorder.aclose(timedelta(seconds=5))
         await self.adapters.aclose()
         self._notifier.close()
@@ -284,8 +315,9 @@ class Daemon:
 UNCHANGED: Final = "policies read again: nothing changed"
 
 
-def _difference(before: dict[str, Any], found: policyfile.Policies) -> str:
-    after = found.policies
+def _difference(
+    before: Mapping[str, Policy], after: Mapping[str, Policy], problems: Sequence[Problem]
+) -> str:
     parts = [
         f"{word} {', '.join(sorted(names))}"
         for word, names in (
@@ -295,9 +327,9 @@ def _difference(before: dict[str, Any], found: policyfile.Policies) -> str:
         )
         if names
     ]
-    if found.problems:
-        files = sorted({str(problem.file) for problem in found.problems})
-        first = found.problems[0].text().partition("\n")[0]
+    if problems:
+        files = sorted({str(problem.file) for problem in problems})
+        first = problems[0].text().partition("\n")[0]
         parts.append(f"{', '.join(files)} invalid, its last good policies stay: {first}")
     return f"policies read again: {'; '.join(parts)}" if parts else UNCHANGED
 

@@ -94,6 +94,28 @@ class Executing(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """Something on a platform that carries labels, and how a policy would name it."""
+
+    name: str  # for people, and for its policy if nothing else is given
+    target: Mapping[str, Any]  # as it stands under `target` in a policy file, platform included
+    labels: Mapping[str, str]
+
+
+@runtime_checkable
+class Labelling(Protocol):
+    """A platform whose services carry labels, which may stand in place of policy files."""
+
+    async def labelled(self, label: str) -> Sequence[Labelled]:
+        """All that carries this label with the value `true`, services before single instances.
+
+        Raises:
+            Unavailable: nobody answers; what was known is still true.
+        """
+        ...
+
+
 class MetricSource(Protocol):
     """One configured question."""
 

@@ -35,6 +35,7 @@ class Policies:
     policies: Mapping[str, Policy]
     files: tuple[Path, ...]
     problems: tuple[Problem, ...] = ()
+    owner: Mapping[str, Path] = field(default_factory=dict)  # which file a policy is from
 
     def insist(self) -> Mapping[str, Policy]:
         """The policies.
@@ -45,14 +46,6 @@ class Policies:
         if self.problems:
             raise InvalidFiles(self.problems)
         return self.policies
-
-
-@dataclass(slots=True)
-class _File:
-    """One file: its document and the policies that are good."""
-
-    document: Document
-    policies: dict[str, Policy] = field(default_factory=dict)
 
 
 def load(paths: Iterable[Path]) -> Policies:
@@ -74,9 +67,10 @@ class PolicyFolder:
         together: dict[str, Policy] = {}
         good = {}
         for file in files:
-            found = _read_file(file, owner)
-            problems += found.document.problems
-            kept = self._good.get(file, {}) if found.document.problems else found.policies
+            document = read(file)
+            found = policies_of(document, owner)
+            problems += document.problems
+            kept = self._good.get(file, {}) if document.problems else found
             good[file] = kept
             for name, policy in kept.items():
                 together.setdefault(name, policy)
@@ -88,7 +82,7 @@ class PolicyFolder:
         for gone in self._good.keys() - set(files) - {p.file for p in problems}:
             del self._good[gone]
         ordered = sorted(problems, key=lambda p: (str(p.file), p.place.line, p.place.column))
-        return Policies(together, tuple(files), tuple(ordered))
+        return Policies(together, tuple(files), tuple(ordered), owner)
 
 
 def _files(paths: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
@@ -120,15 +114,28 @@ def _no_file(path: Path, message: str) -> Problem:
     return Problem(file=path, place=Place(1, 1), field="", message=message)
 
 
-def _read_file(file: Path, owner: Mapping[str, Path]) -> _File:
-    found = _File(read(file))
-    document = found.document
+def policies_of(document: Document, owner: Mapping[str, Path]) -> dict[str, Policy]:
+    """The policies in a document; what is wrong with it stands in its problems afterwards.
+
+    `owner` names the file of each policy that is known already.
+    """
+    policies = {}
+    written, defaults = _top(document)
+    for name, raw in written.items():
+        policy = _policy(document, name, raw, defaults, owner)
+        if policy is not None:
+            policies[name] = policy
+    return policies
+
+
+def _top(document: Document) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The policies as they are written, and their defaults."""
     top = document.plain
     if document.problems and top is None:
-        return found
+        return {}, {}
     if not isinstance(top, dict):
         document.add((), "must be a map that begins with policies:")
-        return found
+        return {}, {}
     unknown = top.keys() - set(TOP)
     for key in unknown:
         document.add((key,), mistakes.unknown(key, TOP), document.place((key,), of_key=True))
@@ -137,23 +144,25 @@ def _read_file(file: Path, owner: Mapping[str, Path]) -> _File:
     defaults = top.get("defaults") or {}
     if not isinstance(defaults, dict):
         document.add(("defaults",), "must be a map of fields, as in a policy")
-        return found
-    policies = top.get("policies")
-    if not isinstance(policies, dict):
-        if "policies" in top:
-            document.add(("policies",), "must be a map from names to policies")
-        elif not unknown:  # else one of them is meant to be it
-            document.add((), mistakes.missing("policies"))
-        return found
-    for name, raw in policies.items():
-        _add_policy(found, name, raw, defaults, owner)
-    return found
+        return {}, {}
+    written = top.get("policies")
+    if isinstance(written, dict):
+        return written, defaults
+    if "policies" in top:
+        document.add(("policies",), "must be a map from names to policies")
+    elif not unknown:  # else one of them is meant to be it
+        document.add((), mistakes.missing("policies"))
+    return {}, {}
 
 
-def _add_policy(
-    found: _File, name: str, raw: object, defaults: dict[str, Any], owner: Mapping[str, Path]
-) -> None:
-    document, path = found.document, ("policies", name)
+def _policy(
+    document: Document,
+    name: str,
+    raw: object,
+    defaults: dict[str, Any],
+    owner: Mapping[str, Path],
+) -> Policy | None:
+    path = ("policies", name)
     here = document.place(path, of_key=True)
     if not NAME.fullmatch(name):
         remedy = "use lower case letters, digits and hyphens, at most 53"
@@ -163,7 +172,7 @@ def _add_policy(
         document.add(path, message, here)
     if not isinstance(raw, dict):
         document.add(path, "must be a map with at least a target; see scaler schema --docs")
-        return
+        return None
     fields = {**_merged(defaults, raw), "name": name}
     reader = _PolicyReader(document, path)
     fields["target"] = reader.target(fields, name)
@@ -172,10 +181,11 @@ def _add_policy(
         fields["balancer"] = reader.balancer(fields["balancer"])
     if not isinstance(fields["metrics"], list):
         del fields["metrics"]
-    policy = reader.validated(Policy, fields, path)
-    if policy is not None and policy.target.kind:
-        reader.check(policy)
-        found.policies[name] = policy
+    policy: Policy | None = reader.validated(Policy, fields, path)
+    if policy is None or not policy.target.kind:
+        return None
+    reader.check(policy)
+    return policy
 
 
 def _spelt_out(target: Any) -> Any:

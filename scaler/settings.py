@@ -63,6 +63,23 @@ class Log(BaseModel):
     """`auto` is `console` on a terminal and `json` elsewhere."""
 
 
+class Labels(BaseModel):
+    """Policies in labels of containers and services, in place of files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    docker: bool = False
+    """Containers with `scaler.enable=true` are managed as their other labels say."""
+    swarm: bool = False
+    """The same for services of Docker Swarm."""
+    autoheal: bool = False
+    """Running containers with `autoheal=true` are restarted when they are unhealthy."""
+    most: int = Field(default=10, ge=1, le=1000)
+    """No label raises `limits.max` above this."""
+    every: Span = timedelta(seconds=10)
+    """Time between two looks for labels."""
+
+
 class Settings(BaseSettings):
     """Everything but policies."""
 
@@ -93,6 +110,8 @@ class Settings(BaseSettings):
     """How long a platform or a source may take to answer."""
     drain: Span = timedelta(seconds=20)
     """How long what is under way may take to end at SIGTERM."""
+    labels: Labels = Labels()
+    """Policies in labels of containers and services; off unless a platform is named."""
     log: Log = Log()
     """What is logged, and in which form."""
     origin: str = Field(default="defaults, no file", exclude=True)
@@ -153,7 +172,8 @@ def _explained(detail: ErrorDetails, document: located.Document) -> str:
     """A mistake to the document when it stands there; else where it comes from, in words."""
     where = tuple(detail["loc"])
     if detail["type"] == "extra_forbidden":
-        model = Log if where[:-1] == ("log",) else Settings
+        models: dict[Any, type[BaseModel]] = {"log": Log, "labels": Labels}
+        model = models.get(where[0], Settings) if where[1:] else Settings
         message = mistakes.unknown(str(where[-1]), set(model.model_fields) - {"origin"})
     else:
         message = mistakes.message(detail)

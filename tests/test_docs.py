@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from scaler import policyfile, schema
 from scaler.cli.commands import scaler
@@ -124,6 +125,12 @@ def test_every_command_has_examples_and_is_in_the_documents() -> None:
     for name, command in scaler.commands.items():
         assert command.epilog, f"{name} has no examples"
         assert f"`{name}`" in text or f"scaler {name}" in text
+
+
+def test_help_is_shown_as_it_was_laid_out() -> None:
+    shown = CliRunner().invoke(scaler, ["--help"]).output
+    assert "\\b" not in shown
+    assert "\n    scaler demo " in shown
 
 
 def test_every_module_that_a_document_names_is_there() -> None:

@@ -52,7 +52,7 @@ class _Examples(click.Command):
 @click.version_option(None, "-V", "--version", package_name="scaler", message="scaler %(version)s")
 @click.pass_context
 def scaler(context: click.Context, config: Path | None, socket: Path | None) -> None:
-    r"""Keeps services at the right size and in good health, and can always say why.
+    """Keeps services at the right size and in good health, and can always say why.
 
     \b
     First steps:
@@ -62,7 +62,7 @@ def scaler(context: click.Context, config: Path | None, socket: Path | None) -> 
       scaler run             start the daemon
       scaler status          how every service stands
       scaler explain NAME    why it has the size it has
-    """
+    """  # noqa: D301 - click wants the character itself
     context.obj = (config, socket)
 
 

@@ -1,8 +1,9 @@
 """`scaler doctor`: everything the daemon needs here, each with a remedy when it is missing."""
 
+import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from scaler.cli.output import show, styled
 from scaler.errors import ConfigError, ScalerError
 
 if TYPE_CHECKING:
+    from scaler.clients.docker_doctor import Right
     from scaler.settings import Settings
 
 
@@ -61,6 +63,7 @@ def _examine(open_settings: "Callable[[], Settings]") -> Iterator[Finding]:
     yield _policies(settings)
     yield _writable("state", Path(settings.state_dir))
     yield _writable("socket", Path(settings.socket).parent)
+    yield from _engines(settings)
     yield _daemon(Path(settings.socket))
 
 
@@ -82,9 +85,51 @@ def _policies(settings: "Settings") -> Finding:
     except ScalerError as error:
         return Finding("policies", ok=False, detail=str(error))
     if found.problems:
-        detail = f"{len(found.problems)} errors in {shown}; see them with: scaler check"
+        count = len(found.problems)
+        errors = "1 error" if count == 1 else f"{count} errors"
+        detail = f"{errors} in {shown}; see them with: scaler check"
         return Finding("policies", ok=False, detail=detail)
     return Finding("policies", ok=True, detail=f"{len(found.policies)} in {shown}")
+
+
+def _engines(settings: "Settings") -> Iterator[Finding]:
+    """Every Docker engine that a policy or the settings name."""
+    from scaler import policyfile  # noqa: PLC0415 - start-up time
+    from scaler.clients import docker_doctor  # noqa: PLC0415
+
+    wanted: dict[str, set[docker_doctor.Right]] = {}
+    rights = {"docker": docker_doctor.CONTAINERS, "swarm": docker_doctor.SERVICES}
+    labelled = [kind for kind in rights if getattr(settings.labels, kind)]
+    targets = [p.target for p in policyfile.load(settings.policies).policies.values()]
+    named = [(t.kind, getattr(t, "engine", "")) for t in targets if t.kind in rights]
+    for kind, url in [*named, *((kind, "") for kind in labelled)]:
+        wanted.setdefault(url, set(docker_doctor.BASE)).update(rights[kind])
+    for url, asked in wanted.items():
+        yield from _engine(url, sorted(asked, key=lambda right: right.what_for))
+
+
+def _engine(url: str, rights: Sequence["Right"]) -> Iterator[Finding]:
+    from scaler.clients import docker, docker_doctor  # noqa: PLC0415 - start-up time
+
+    async def ask() -> docker_doctor.Examination:
+        engine = docker.Engine(url or docker.default_url())
+        try:
+            return await docker_doctor.examine(engine, rights)
+        finally:
+            await engine.aclose()
+
+    seen = asyncio.run(ask())
+    if seen.trouble:
+        yield Finding("docker", ok=False, detail=seen.trouble)
+        return
+    yield Finding("docker", ok=True, detail=seen.about)
+    if not seen.missing:
+        detail = "nothing is kept away from scaler: who may use this socket is root on its host"
+        yield Finding("docker", ok=True, detail=f"{detail}; a socket proxy narrows it")
+    for right in seen.missing:
+        needed = right.switch != "EXEC=1"
+        detail = f"may not {right.what_for}; in a socket proxy set {right.switch}"
+        yield Finding("docker", ok=False, detail=detail, needed=needed)
 
 
 def _writable(subject: str, folder: Path) -> Finding:
