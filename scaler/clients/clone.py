@@ -85,8 +85,9 @@ def template(inspected: Mapping[str, Any], *, shared_volumes: bool, has_ports: b
         host["NetworkMode"] = _mode(seen)
     _renew_anonymous(config, host)
     ports = _ports(config, host)
-    if has_ports and host.get("PortBindings"):
-        host["PortBindings"] = {port: _free(host["PortBindings"].get(port)) for port in ports}
+    if has_ports and ports:
+        bindings = host.get("PortBindings") or {}
+        host["PortBindings"] = {port: _free(bindings.get(port)) for port in ports}
     return _template({**config, "HostConfig": host}, networks, ports)
 
 
