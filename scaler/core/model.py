@@ -42,6 +42,7 @@ class Instance:
     started_at: datetime | None = None  # began to run
     ready: bool | None = None  # None: nobody says
     ready_changed_at: datetime | None = None
+    lapsed: bool = False  # was ready in this life and is not any more: sick, or overloaded
     health: Health = Health.UNKNOWN
     because: str = ""  # why it failed, or what the probe saw
     failed_at: datetime | None = None
