@@ -172,7 +172,7 @@ class ScalingManager:
             it.history = _without_phantom(it.history, fleet)
             it.fresh = False
         fleet = self.health.enriched(it.policy, fleet)
-        fleet = _last_choice(with_lapsed(fleet, it.was_ready), it.leaving)
+        fleet = _last_choice(with_lapsed(fleet, it.was_fit), it.leaving)
         self._notice(it, fleet)
         patience = min(self._deadline, max(it.policy.every, timedelta(seconds=1)))
         readings = await read(it, fleet, self._clock, patience)

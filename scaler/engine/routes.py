@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Final
 
 from scaler.clock import Clock
-from scaler.core.model import Decision, Fleet, InstanceId, State
+from scaler.core.model import Decision, Fleet, Health, InstanceId, State, is_fit
 from scaler.engine.watched import Watched, in_time
 from scaler.interfaces import Adapters
 
@@ -66,18 +66,20 @@ async def routed(
 
 
 def opened(fleet: Fleet) -> Fleet:
-    """`fleet` with everybody in rotation who was ready once, when most of them are ready no more.
+    """`fleet` with everybody in rotation who was fit once, when most of them are fit no more.
 
     Probes that time out under overload take instances out, the rest carry more and go out too,
     until nobody is left to serve. Who is slow is better than nobody. Those that were never ready
     stay out. Source: Envoy, "Panic threshold", 50 %.
     """
-    running = [i for i in fleet.instances if i.state is State.RUNNING]
-    lapsed = {i.id for i in running if i.lapsed}
-    ready = sum(i.ready is not False for i in running)
-    if not lapsed or ready >= PANIC * (ready + len(lapsed)):
+    lapsed = {i.id for i in fleet.instances if i.lapsed}
+    fit = sum(map(is_fit, fleet.instances))
+    if not lapsed or fit >= PANIC * (fit + len(lapsed)):
         return fleet
     return replace(
         fleet,
-        instances=tuple(replace(i, ready=True) if i.id in lapsed else i for i in fleet.instances),
+        instances=tuple(
+            replace(i, ready=True, health=Health.UNKNOWN) if i.id in lapsed else i
+            for i in fleet.instances
+        ),
     )

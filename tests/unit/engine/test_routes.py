@@ -1,8 +1,10 @@
 """Who gets requests when many are not ready."""
 
+from dataclasses import replace
+
 import pytest
 
-from scaler.core.model import Fleet, Instance, InstanceId, State
+from scaler.core.model import Fleet, Health, Instance, InstanceId, State, is_fit
 from scaler.engine.routes import opened
 from scaler.engine.watched import with_lapsed
 from tests.simulation.conftest import START
@@ -50,3 +52,17 @@ def test_a_new_life_begins_with_no_past() -> None:
     with_lapsed(fleet(True, True, state=State.FAILED), memory)
     seen = with_lapsed(fleet(False, False), memory)
     assert not any(instance.lapsed for instance in seen.instances)
+
+
+def test_liveness_alone_may_take_most_of_them_out_too() -> None:
+    def seen(*health: Health) -> Fleet:
+        there = fleet(*[None] * len(health)).instances
+        sick = zip(there, health, strict=True)
+        return replace(
+            fleet(), instances=tuple(replace(one, health=health) for one, health in sick)
+        )
+
+    memory: dict[InstanceId, str] = {}
+    with_lapsed(seen(*[Health.HEALTHY] * 3), memory)
+    after = seen(Health.HEALTHY, Health.UNHEALTHY, Health.UNHEALTHY)
+    assert all(map(is_fit, opened(with_lapsed(after, memory)).instances))
