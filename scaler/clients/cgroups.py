@@ -10,20 +10,25 @@ Everything is for the thread of the loop: a read is too short to be worth a thre
 """
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from errno import EMFILE, ENFILE, ENODEV
 from pathlib import Path
 from typing import Final
 
-from scaler.clock import Clock
-
 SHARED: Final = timedelta(milliseconds=250)  # one read serves all metrics of one tick
 MOST_FILES: Final = 4096  # kept open, of all containers together
-MOST_BYTES: Final = 16 * 1024  # of one file; memory.stat has 3 KiB, io.stat a line per device
+MOST_BYTES: Final = 16 * 1024  # of io.stat: a line per device
+SMALL: Final = 64  # of a file with a single number; a buffer too large costs half a µs
+SIZES: Final = {
+    "memory.stat": 8192,
+    "cpu.stat": 2048,
+    "cpuacct.usage": SMALL,
+    "pids.current": SMALL,
+}
+NEVER: Final = timedelta(-1)
 NANO: Final = 1e-9
 MICRO: Final = 1e-6
 
@@ -50,16 +55,19 @@ class Form:
     controller: str = ""  # of version 1
 
 
-def after(text: bytes, name: bytes) -> float:
-    """The number behind `name` in a file of lines `name number`.
+def after(name: bytes) -> Callable[[bytes], float]:
+    """A parser for the number behind `name` in a file of lines `name number`.
 
-    Raises:
-        ValueError: there is no such line.
+    It raises a ValueError when there is no such line.
     """
-    start = 0 if text.startswith(name + b" ") else text.index(b"\n" + name + b" ") + 1
-    start += len(name) + 1
-    end = text.find(b"\n", start)
-    return float(text[start : end if end >= 0 else None])
+    first, later = name + b" ", b"\n" + name + b" "
+    skipped = len(later)
+
+    def parse(text: bytes) -> float:
+        start = len(first) if text.startswith(first) else text.index(later) + skipped
+        return float(text[start : text.find(b"\n", start)])
+
+    return parse
 
 
 def _working_set(used: bytes, idle: float) -> Counts:
@@ -107,25 +115,25 @@ def _network(text: bytes) -> Counts:
     return came, went
 
 
-_IDLE_1, _IDLE_2 = b"total_inactive_file", b"inactive_file"
-_THROTTLE = b"nr_periods", b"nr_throttled"
+_idle_1, _idle_2 = after(b"total_inactive_file"), after(b"inactive_file")
+_usage, _periods, _held = after(b"usage_usec"), after(b"nr_periods"), after(b"nr_throttled")
 VERSION_1: Final[Mapping[str, Form]] = {
     "cpu": Form(("cpuacct.usage",), lambda t: (int(t) * NANO,), "cpuacct"),
-    "throttle": Form(("cpu.stat",), lambda t: tuple(after(t, n) for n in _THROTTLE), "cpu"),
+    "throttle": Form(("cpu.stat",), lambda t: (_periods(t), _held(t)), "cpu"),
     "memory": Form(
         ("memory.usage_in_bytes", "memory.stat"),
-        lambda used, stat: _working_set(used, after(stat, _IDLE_1)),
+        lambda used, stat: _working_set(used, _idle_1(stat)),
         "memory",
     ),
     "pids": Form(("pids.current",), lambda t: (float(t),), "pids"),
     "io": Form(("blkio.throttle.io_service_bytes_recursive",), _io_of_1, "blkio"),
 }
 VERSION_2: Final[Mapping[str, Form]] = {
-    "cpu": Form(("cpu.stat",), lambda t: (after(t, b"usage_usec") * MICRO,)),
-    "throttle": Form(("cpu.stat",), lambda t: tuple(after(t, n) for n in _THROTTLE)),
+    "cpu": Form(("cpu.stat",), lambda t: (_usage(t) * MICRO,)),
+    "throttle": Form(("cpu.stat",), lambda t: (_periods(t), _held(t))),
     "memory": Form(
         ("memory.current", "memory.stat"),
-        lambda used, stat: _working_set(used, after(stat, _IDLE_2)),
+        lambda used, stat: _working_set(used, _idle_2(stat)),
     ),
     "pids": Form(("pids.current",), lambda t: (float(t),)),
     "io": Form(("io.stat",), _io_of_2),
@@ -133,24 +141,45 @@ VERSION_2: Final[Mapping[str, Form]] = {
     "pressure_memory": Form(("memory.pressure",), _pressure),
     "pressure_io": Form(("io.pressure",), _pressure),
 }
+NETWORK: Final = Form(("net/dev",), _network)  # of a process, not of a control group
 
 
-@dataclass(slots=True)
+class _Files:
+    """One or two files that are read together, and what they said last."""
+
+    __slots__ = ("at", "first", "most", "second", "texts")
+
+    def __init__(self) -> None:
+        self.first = -1
+        self.most = MOST_BYTES  # of the first
+        self.second: int | None = None
+        self.at = NEVER
+        self.texts: tuple[bytes, ...] = ()
+
+
 class _Group:
     """One life of one container."""
 
-    container: str
-    pid: int
-    folders: Mapping[str, str]  # by controller; "" is version 2
-    forms: dict[str, tuple[str, Form]] = field(default_factory=dict)  # with the folder
-    files: dict[str, int] = field(default_factory=dict)
-    texts: dict[str, tuple[timedelta, bytes]] = field(default_factory=dict)
-    network: str | None = None  # why there is none of its own; None: not looked yet
+    __slots__ = ("container", "files", "folders", "network", "pid", "read_at", "readers")
 
-    def close(self) -> None:
-        for file in self.files.values():
+    def __init__(self, container: str, pid: int, folders: Mapping[str, str]) -> None:
+        self.container = container
+        self.pid = pid
+        self.folders = folders  # by controller; "" is version 2
+        self.files: dict[tuple[str, ...], _Files] = {}  # by folder and names
+        self.readers: dict[str, tuple[_Files, Callable[..., Counts]]] = {}  # by kind
+        self.network: str | None = None  # why there is none of its own; None: not looked yet
+        self.read_at = NEVER
+
+    def close(self) -> int:
+        """How many descriptors that were."""
+        both = ((files.first, files.second) for files in self.files.values())
+        opened = [file for pair in both for file in pair if file is not None and file >= 0]
+        for file in opened:
             os.close(file)
         self.files.clear()
+        self.readers.clear()
+        return len(opened)
 
 
 class Groups:
@@ -158,65 +187,77 @@ class Groups:
 
     def __init__(
         self,
-        clock: Clock,
         *,
         root: Path = Path("/sys/fs/cgroup"),
         proc: Path = Path("/proc"),
         most_files: int = MOST_FILES,
     ) -> None:
-        self._clock = clock
         self._root = root
         self._proc = proc
         self._most_files = most_files
-        self._groups: OrderedDict[str, _Group] = OrderedDict()
+        self._groups: dict[str, _Group] = {}
         self._open = 0
 
-    def read(self, kind: str, life: str, pid: int | None) -> tuple[timedelta, Counts] | Absent:
+    def read(
+        self, kind: str, life: str, pid: int | None, now: timedelta
+    ) -> tuple[timedelta, Counts] | Absent:
         """The numbers of one kind, and the monotonic moment they are of, at most 250 ms ago.
 
-        `life` is the id of the container, "@" and what tells this start from others. The kinds:
-        cpu (seconds), throttle (periods, throttled ones), memory (bytes without idle cache), pids,
-        io and net (bytes read and written, in and out), pressure_cpu, _memory, _io (ratio).
+        `now` is what the monotonic clock says; asking it costs as much as reading a file. `life`
+        is the id of the container, "@" and what tells this start from others. The kinds: cpu
+        (seconds), throttle (periods, throttled ones), memory (bytes without idle cache), pids, io
+        and net (bytes read and written, in and out), pressure_cpu, _memory, _io (ratio).
         """
         group = self._groups.get(life)
-        if group is None:
-            found = self._find(life, pid)
-            if isinstance(found, Absent):
-                return found
-            group = self._groups[life] = found
-        else:
-            self._groups.move_to_end(life)
         try:
-            if kind == "net":
-                return self._net(group)
-            folder, form = group.forms.get(kind) or self._form(group, kind)
-            files = form.files
-            at, text = self._text(group, folder, files[0])
-            if len(files) == 1:
-                return at, form.parse(text)
-            return at, form.parse(text, self._text(group, folder, files[1])[1])
+            if group is None:
+                found = self._find(life, pid)
+                if isinstance(found, Absent):
+                    return found
+                group = self._groups[life] = found
+            group.read_at = now
+            files, parse = group.readers.get(kind) or self._reader(group, kind)
+            if now - files.at >= SHARED:
+                if files.second is not None:
+                    text = os.pread(files.first, SMALL, 0)
+                    files.texts = text, os.pread(files.second, files.most, 0)
+                elif files.first >= 0:
+                    files.texts = (os.pread(files.first, files.most, 0),)
+                else:
+                    files.texts = (self._network(group),)
+                files.at = now
+            return files.at, parse(*files.texts)
         except OSError as error:
             return self._failed(life, error)
         except (LookupError, ValueError) as error:
             return Absent(f"{kind} cannot be read: {error}", elsewhere=True)
 
-    def _text(self, group: _Group, folder: str, name: str) -> tuple[timedelta, bytes]:
-        now = self._clock.monotonic()
-        kept = group.texts.get(name)
-        if kept is not None and now - kept[0] < SHARED:
-            return kept
-        path = f"{folder}/{name}"
-        file = group.files.get(path)
-        if file is None:
-            file = self._opened(group, path)
-        kept = group.texts[name] = now, os.pread(file, MOST_BYTES, 0)
-        return kept
+    def _reader(self, group: _Group, kind: str) -> tuple[_Files, Callable[..., Counts]]:
+        """How a kind of number is read of this group, from now on.
+
+        Raises:
+            LookupError: this kernel does not say it.
+            OSError: the files are not there.
+        """
+        folder, form = self._form(group, kind)
+        key = (folder, *form.files)
+        files = group.files.get(key)
+        if files is None:
+            files = group.files[key] = _Files()
+            if folder:
+                files.first = self._opened(group, f"{folder}/{form.files[0]}")
+            for name in form.files[1:]:
+                files.second = self._opened(group, f"{folder}/{name}")
+            files.most = SIZES.get(form.files[-1], MOST_BYTES)
+        found = group.readers[kind] = files, form.parse
+        return found
 
     def _opened(self, group: _Group, path: str) -> int:
-        """Room is made by closing all of those that were not read for the longest time."""
+        """Room is made by closing all files of the container that was read longest ago."""
         while self._open >= self._most_files and len(self._groups) > 1:
-            self.drop(next(iter(self._groups)))
-        file = group.files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            others = (life for life, other in self._groups.items() if other is not group)
+            self.drop(min(others, key=lambda life: self._groups[life].read_at))
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._open += 1
         return file
 
@@ -232,8 +273,7 @@ class Groups:
         """Let go of what is open of one life; a removed group stays in memory while it is open."""
         group = self._groups.pop(life, None)
         if group is not None:
-            self._open -= len(group.files)
-            group.close()
+            self._open -= group.close()
 
     def aclose(self) -> None:
         for life in list(self._groups):
@@ -260,12 +300,8 @@ class Groups:
         return _Group(container, pid, folders)
 
     def _form(self, group: _Group, kind: str) -> tuple[str, Form]:
-        """Where a kind of number is for this group; found once.
-
-        Raises:
-            LookupError: this kernel does not say it.
-            OSError: the folder is not there.
-        """
+        if kind == "net":
+            return "", NETWORK
         form = VERSION_1.get(kind)
         if form is not None and form.controller in group.folders:
             mount = self._root / form.controller
@@ -277,24 +313,23 @@ class Groups:
             folder = _located(mount, group.folders[""], form.files[0])
         else:
             raise LookupError("this kernel measures it for control groups of version 2 only")
-        found = group.forms[kind] = folder, form
-        return found
+        return folder, form
 
-    def _net(self, group: _Group) -> tuple[timedelta, Counts]:
-        """Opened each time: an open file would keep the network of a dead container alive."""
-        kept = group.texts.get("net")
-        now = self._clock.monotonic()
+    def _network(self, group: _Group) -> bytes:
+        """Opened each time: an open file would keep the network of a dead container alive.
+
+        Raises:
+            ValueError: it has none of its own.
+        """
         process = self._proc / str(group.pid)
-        if kept is None or now - kept[0] >= SHARED:
-            if group.network is None:
-                group.network = self._shares_network(process)
-            if group.network:
-                raise ValueError(group.network)
-            text = (process / "net/dev").read_bytes()
-            if group.container not in (process / "cgroup").read_text():
-                raise OSError(ENODEV, os.strerror(ENODEV))
-            kept = group.texts["net"] = now, text
-        return kept[0], _network(kept[1])
+        if group.network is None:
+            group.network = self._shares_network(process)
+        if group.network:
+            raise ValueError(group.network)
+        text = (process / "net/dev").read_bytes()
+        if group.container not in (process / "cgroup").read_text():
+            raise OSError(ENODEV, os.strerror(ENODEV))
+        return text
 
     def _shares_network(self, process: Path) -> str:
         own = (process / "ns/net").readlink()

@@ -26,7 +26,8 @@ from scaler.errors import ConfigError, ScalerError
 from scaler.interfaces import Context
 
 SHORTEST: Final = timedelta(milliseconds=200)  # of a rate; shorter spans are mostly noise
-SLICE: Final = 32  # instances read before others have their turn: about half a millisecond
+SLICE: Final = 64  # instances read before others have their turn: about a millisecond
+STAMP: Final = 8  # instances that share a moment: a tenth of a millisecond
 
 
 class DockerSource(Source):
@@ -59,14 +60,18 @@ MEASURES: Final = {
 AMOUNTS: Final = ("pids", "io_read", "io_write", "net_in", "net_out")  # nothing is 100 % of them
 
 
-@dataclass(frozen=True, slots=True)
 class _Look:
     """An instance at the last look."""
 
-    life: str
-    moment: timedelta  # of its counters, on whichever clock they were read by
-    counts: Counts
-    sample: Sample | None
+    __slots__ = ("counts", "life", "moment", "sample")
+
+    def __init__(
+        self, life: str, moment: timedelta, counts: Counts, sample: Sample | None = None
+    ) -> None:
+        self.life = life
+        self.moment = moment  # of the counters, on whichever clock they were read by
+        self.counts = counts
+        self.sample = sample
 
 
 class DockerMetrics:
@@ -82,8 +87,8 @@ class DockerMetrics:
         self._groups = groups
         self._stats = stats
         self._looks: dict[InstanceId, _Look] = {}
-        self._host: float | None = None  # what 100 % is, when it is the host
-        self._seen: set[str] = set()  # lives that the kernel itself has told us of
+        self._base = self._measure.base  # what 100 % is, when it is the same for all
+        self._ended: set[str] = set()  # lives that the kernel itself saw end
         self._asked: set[str] = set()  # lives that the engine was asked for
 
     async def read(self, fleet: Fleet, since: datetime, now: datetime) -> Reading:  # noqa: ARG002 - no past
@@ -92,9 +97,9 @@ class DockerMetrics:
         self._forget(running)
         if not running:
             return Reading(metric=name, missing="no instance is running")
-        if self._metric.of == "host" and self._host is None:
+        if self._metric.of == "host" and self._base is None:
             try:
-                self._host = await self._stats.host(self._engine, name)
+                self._base = await self._stats.host(self._engine, name)
             except ScalerError as error:
                 return Reading(metric=name, missing=f"the size of the host is not known: {error}")
         looks, absent = await self._look(running)
@@ -112,20 +117,22 @@ class DockerMetrics:
         looks: dict[InstanceId, _Look] = {}
         absent: dict[InstanceId, str] = {}
         others = []
+        read, judged, kind = self._groups.read, self._judged, self._measure.kind
         for begin in range(0, len(running), SLICE):
             if begin:
                 await self._clock.sleep(timedelta())
             at = self._clock.now()
-            for instance in running[begin : begin + SLICE]:
-                life = instance.incarnation
-                found = self._groups.read(self._measure.kind, life, instance.pid)
-                if isinstance(found, Absent):
-                    if found.elsewhere and life not in self._seen:
-                        others.append(instance)
-                    absent[instance.id] = found.because
+            moment = self._clock.monotonic()
+            for number, instance in enumerate(running[begin : begin + SLICE], 1):
+                found = read(kind, instance.incarnation, instance.pid, moment)
+                if not isinstance(found, Absent):
+                    looks[instance.id] = judged(instance, at, *found)
                 else:
-                    self._seen.add(life)
-                    looks[instance.id] = self._judged(instance, at, *found)
+                    absent[instance.id] = found.because
+                    if found.elsewhere and not self._saw(instance):
+                        others.append(instance)
+                if not number % STAMP:
+                    moment = self._clock.monotonic()
         if others:
             lives = [instance.incarnation for instance in others]
             self._asked.update(lives)
@@ -138,6 +145,14 @@ class DockerMetrics:
                     looks[instance.id] = self._judged(instance, *answer)
         return looks, absent
 
+    def _saw(self, instance: Instance) -> bool:
+        """Whether the kernel told of this life before: then it has ended, whatever others say."""
+        life = instance.incarnation
+        old = self._looks.get(instance.id)
+        if old is not None and old.life == life and life not in self._asked:
+            self._ended.add(life)
+        return life in self._ended
+
     def _judged(self, instance: Instance, at: datetime, moment: timedelta, counts: Counts) -> _Look:
         """The look, with a sample as far as there is a look of the same life before it."""
         measure, life = self._measure, instance.incarnation
@@ -145,33 +160,35 @@ class DockerMetrics:
             return _Look(life, moment, counts, self._sample(instance, at, counts[measure.part]))
         old = self._looks.get(instance.id)
         if old is None or old.life != life:
-            return _Look(life, moment, counts, None)
+            return _Look(life, moment, counts)
         span = moment - old.moment
         if timedelta() <= span < SHORTEST:
             return old
-        if span < timedelta() or any(map(float.__gt__, old.counts, counts)):
-            return _Look(life, moment, counts, None)  # another life after all
+        gained = counts[measure.part] - old.counts[measure.part]
+        if span < timedelta() or gained < 0:
+            return _Look(life, moment, counts)  # another life after all
         if measure.way == "rate":
-            gained = counts[measure.part] - old.counts[measure.part]
             value = gained / span.total_seconds()
         else:
-            periods, held = counts[0] - old.counts[0], counts[1] - old.counts[1]
-            value = held / periods if periods else 0.0  # no period in which it ran or waited
+            held = counts[1] - old.counts[1]
+            value = held / gained if gained else 0.0  # no period in which it ran or waited
         return _Look(life, moment, counts, self._sample(instance, at, value, span))
 
     def _sample(
         self, instance: Instance, at: datetime, value: float, span: timedelta = timedelta()
     ) -> Sample:
-        base = self._measure.base or self._host or instance.bases.get(self._metric.name)
+        base = self._base or instance.bases.get(self._metric.name)
         return Sample(at=at, value=value, instance=instance.id, base=base, window=span)
 
     def _forget(self, running: Sequence[Instance]) -> None:
         lives = {instance.incarnation for instance in running}
-        for life in self._seen - lives:
-            self._groups.drop(life)
-        self._seen &= lives
-        self._stats.drop(self._engine, self._asked - lives)
-        self._asked &= lives
+        for look in self._looks.values():
+            if look.life not in lives:
+                self._groups.drop(look.life)
+        self._ended &= lives
+        if gone := self._asked - lives:
+            self._stats.drop(self._engine, gone)
+            self._asked -= gone
 
     async def aclose(self) -> None:
         self._forget(())
@@ -194,7 +211,7 @@ class _Plugin:
         processes.allow_files()
         shared = context.shared
         engines = shared.setdefault(Engines, Engines())
-        groups = shared.setdefault(cgroups.Groups, cgroups.Groups(context.clock))
+        groups = shared.setdefault(cgroups.Groups, cgroups.Groups())
         stats = shared.setdefault(Stats, Stats(engines, context.clock))
         engine = str(getattr(target, "engine", ""))
         return DockerMetrics(metric, engine, context.clock, groups, stats)

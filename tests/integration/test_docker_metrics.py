@@ -59,7 +59,7 @@ class Asker:
 
     def blind(self) -> None:
         """The processes of the host cannot be seen."""
-        self.context.shared[cgroups.Groups] = cgroups.Groups(self.clock, proc=Path("/nowhere"))
+        self.context.shared[cgroups.Groups] = cgroups.Groups(proc=Path("/nowhere"))
 
     async def read(self, metric: str, *instances: Instance, **fields: str) -> Reading:
         rules = Metric(name=metric, goal={"value": 1}, **fields)

@@ -37,14 +37,14 @@ class Tree:
         self.groups = self.made()
 
     def made(self, most_files: int = 100) -> Groups:
-        return Groups(self.clock, root=self.sys, proc=self.proc, most_files=most_files)
+        return Groups(root=self.sys, proc=self.proc, most_files=most_files)
 
     def belongs_to(self, path: str, pid: int = PID) -> None:
         (self.proc / str(pid)).mkdir(exist_ok=True)
         (self.proc / str(pid) / "cgroup").write_text(f"0::{path}\n")
 
     def counts(self, kind: str, life: str = LIFE, pid: int | None = PID) -> cgroups.Counts | Absent:
-        found = self.groups.read(kind, life, pid)
+        found = self.groups.read(kind, life, pid, self.clock.monotonic())
         return found if isinstance(found, Absent) else found[1]
 
 
