@@ -275,7 +275,7 @@ class Groups:
         if group is not None:
             self._open -= group.close()
 
-    def aclose(self) -> None:
+    async def aclose(self) -> None:
         for life in list(self._groups):
             self.drop(life)
 

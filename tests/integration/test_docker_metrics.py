@@ -89,7 +89,7 @@ class Asker:
         if Engines in self.context.shared:
             await self.context.shared[Engines].aclose()
         if cgroups.Groups in self.context.shared:
-            self.context.shared[cgroups.Groups].aclose()
+            await self.context.shared[cgroups.Groups].aclose()
 
 
 @pytest.fixture

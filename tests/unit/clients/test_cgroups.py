@@ -3,6 +3,7 @@
 Version 1 is read live in `tests/integration/test_docker_metrics.py`.
 """
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from datetime import timedelta
@@ -52,7 +53,7 @@ class Tree:
 def tree(tmp_path: Path) -> Iterator[Tree]:
     made = Tree(tmp_path)
     yield made
-    made.groups.aclose()
+    asyncio.run(made.groups.aclose())
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_descriptors_are_bounded(tree: Tree) -> None:
             assert tree.counts("pids", f"{number:064x}@1", 100 + number) == (number,)
             assert tree.counts("io", f"{number:064x}@1", 100 + number) == (0, 0)
     assert open_files() - before <= 4
-    tree.groups.aclose()
+    asyncio.run(tree.groups.aclose())
     assert open_files() == before
 
 
