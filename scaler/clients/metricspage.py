@@ -23,12 +23,15 @@ def parse(written: str) -> Series:
     Raises:
         ValueError: it cannot be read.
     """
+    name = written.partition("{")[0]
     try:
-        (wanted,) = _lines(f"{written} 0")
-    except (ValueError, LookupError) as error:
+        wanted = _lines(f"{written} 0") if name.strip() == name and " " not in name else []
+    except (ValueError, LookupError):
+        wanted = []
+    if len(wanted) != 1:
         remedy = 'write it like queue_depth or queue_depth{queue="mail"}'
-        raise ValueError(f'"{written[:60]}" names no metric; {remedy}') from error
-    return wanted
+        raise ValueError(f'"{written[:60]}" names no metric; {remedy}')
+    return wanted[0]
 
 
 def find(page: str, wanted: Series) -> list[Series]:
@@ -48,8 +51,8 @@ def find(page: str, wanted: Series) -> list[Series]:
     ]
     try:
         found = _lines("\n".join(lines))
-    except LookupError as error:
-        raise ValueError(f"a line of {wanted.name} cannot be read") from error
+    except (ValueError, LookupError) as error:
+        raise ValueError(f"a line of {wanted.name} cannot be read: {error}") from error
     return [series for series in found if wanted.labels.items() <= series.labels.items()]
 
 

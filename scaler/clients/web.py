@@ -4,14 +4,14 @@ import asyncio
 import math
 import os
 import ssl
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Self
+from typing import Annotated, Final, Self
 from urllib.parse import urlsplit
 
-import aiohttp
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from scaler.clients.http import Answer, HttpClient
 from scaler.core.document import Source, Wrong, within
@@ -37,7 +37,7 @@ class WebSource(Source):
     """Address, beginning with `http://` or `https://`, without credentials."""
     timeout: Span = timedelta(seconds=2)
     """How long the whole answer may take, up to 1m."""
-    user: str = ""
+    user: Annotated[str, Field(pattern=r"^[^:]*$")] = ""
     """Name for basic authentication, with one of `password_file` and `password_env`."""
     password_file: str = ""
     """File with the password; read each time, so that it may be renewed."""
@@ -139,8 +139,8 @@ def quoted(body: bytes) -> str:
 def _credentials(source: WebSource) -> Mapping[str, str]:
     if source.user:
         password = _secret(source.password_file, source.password_env)
-        basic = aiohttp.BasicAuth(source.user, password, "utf-8").encode()
-        return {"Authorization": basic}
+        both = b64encode(f"{source.user}:{password}".encode()).decode()
+        return {"Authorization": f"Basic {both}"}
     if source.token_file or source.token_env:
         return {"Authorization": f"Bearer {_secret(source.token_file, source.token_env)}"}
     return {}
