@@ -37,7 +37,7 @@ from scaler.engine.recorder import Recorder
 from scaler.engine.scheduler import Scheduler
 from scaler.engine.watched import Condition
 from scaler.errors import ConfigError, Refused, Unavailable
-from scaler.interfaces import Balancer, Context, HealthProbe, MetricSource, Provider, Store
+from scaler.interfaces import Balancer, Closing, Context, HealthProbe, MetricSource, Provider, Store
 from scaler.located import Problem
 from scaler.policybook import PolicyBook
 from scaler.probes import open_probe
@@ -76,6 +76,9 @@ class Installed:
     async def aclose(self) -> None:
         for provider in self._providers.values():
             await provider.aclose()
+        for client in self._context.shared.values():
+            if isinstance(client, Closing):
+                await client.aclose()
         await self._http.aclose()
 
 
