@@ -1,6 +1,5 @@
 """What carries a label on a real engine and a real Swarm."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from scaler.errors import Unavailable
 from scaler.interfaces import Labelled
 from scaler.labels import AUTOHEAL, ENABLE
 from tests.integration.dockerd import BUSYBOX, Engine
+from tests.integration.running import until
+from tests.integration.swarm import swarm_on
 
 pytestmark = pytest.mark.live
 ASLEEP = ("--network", "none", BUSYBOX, "sleep", "600")
@@ -101,12 +102,8 @@ async def test_an_engine_that_is_not_there_is_unavailable(tmp_path: Path) -> Non
 
 @pytest.fixture
 def swarm(engine: Engine) -> Iterator[Engine]:
-    engine.docker("swarm", "init", "--advertise-addr", "127.0.0.1")
-    yield engine
-    engine.docker("swarm", "leave", "--force")
-    engine.remove_all()
-    engine.docker("network", "rm", "docker_gwbridge", check=False)
-    subprocess.run(["ip", "link", "del", "docker_gwbridge"], check=False, capture_output=True)
+    with swarm_on(engine) as manager:
+        yield manager
 
 
 async def test_services_of_a_swarm(swarm: Engine) -> None:
@@ -116,6 +113,7 @@ async def test_services_of_a_swarm(swarm: Engine) -> None:
     swarm.docker(*made, "off", "--label", "scaler.enable=false", BUSYBOX, "sleep", "600")
     inside = ("--container-label", "scaler.enable=true")
     swarm.docker(*made, "inside", *inside, BUSYBOX, "sleep", "600")
+    until(lambda: swarm.names("label=scaler.enable=true"), "a task of it")
     client = Client(swarm.url)
     [found] = await labelled.services(client, ENABLE)
     assert (found.name, found.target) == ("web", {"swarm": {"service": "web"}})
