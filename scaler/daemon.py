@@ -19,6 +19,7 @@ from typing import Any, Final
 from scaler import logs, plugins, policyfile
 from scaler.clients.http import HttpClient
 from scaler.clients.notify import Notifier
+from scaler.clients.webhook import Webhook
 from scaler.clock import SystemClock
 from scaler.core import explain
 from scaler.core.document import Balancer as BalancerRules
@@ -36,7 +37,7 @@ from scaler.engine.recorder import Recorder
 from scaler.engine.scheduler import Scheduler
 from scaler.engine.watched import Condition
 from scaler.errors import ConfigError, Refused, Unavailable
-from scaler.interfaces import Balancer, Context, HealthProbe, MetricSource, Provider, Store
+from scaler.interfaces import Balancer, Closing, Context, HealthProbe, MetricSource, Provider, Store
 from scaler.located import Problem
 from scaler.policybook import PolicyBook
 from scaler.probes import open_probe
@@ -75,6 +76,9 @@ class Installed:
     async def aclose(self) -> None:
         for provider in self._providers.values():
             await provider.aclose()
+        for client in self._context.shared.values():
+            if isinstance(client, Closing):
+                await client.aclose()
         await self._http.aclose()
 
 
@@ -363,8 +367,15 @@ def main(settings: Settings, *, once: bool = False) -> int:
 
 async def _live(settings: Settings, *, once: bool) -> int:
     clock = SystemClock()
-    daemon = Daemon(settings, clock=clock, store=open_store(settings))
+    tell: Callable[[Entry], None] = logs.tell
+    webhook = None
+    if url := settings.notify.url.get_secret_value():
+        webhook = Webhook(url, settings.notify.key, clock, logs.warn)
+        tell = _both(logs.tell, webhook.tell)
+    daemon = Daemon(settings, clock=clock, store=open_store(settings), tell=tell)
     async with AsyncExitStack() as stack:
+        if webhook is not None:
+            stack.push_async_callback(webhook.aclose)
         stack.push_async_callback(daemon.stop)
         await daemon.start()
         if once:
@@ -374,6 +385,16 @@ async def _live(settings: Settings, *, once: bool) -> int:
         await serve(daemon, stack)
         await daemon.run()
     return 0
+
+
+def _both(
+    first: Callable[[Entry], None], second: Callable[[Entry], None]
+) -> Callable[[Entry], None]:
+    def tell(entry: Entry) -> None:
+        first(entry)
+        second(entry)
+
+    return tell
 
 
 async def serve(daemon: Daemon, stack: AsyncExitStack) -> None:

@@ -83,9 +83,8 @@ class Seen:
 
     @property
     def incarnation(self) -> str:
-        """Changes with every start."""
-        started = self.started_at.isoformat() if self.started_at else ""
-        return f"{self.id[:12]} {started}".strip()
+        """The id and, after an `@`, what changes with every start."""
+        return f"{self.id[:12]}@{self.started_at.isoformat() if self.started_at else ''}"
 
 
 def seen(inspected: Mapping[str, Any]) -> Seen:

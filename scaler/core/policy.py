@@ -262,7 +262,11 @@ class Metric(Model):
     memory: Level | None = None
     """Short for a metric named `memory`: utilization (`80%`) or so much per instance (`512MiB`)."""
     name: Annotated[str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_.-]{0,62})?$")] = ""
-    """Its name in messages; for the platform it says what is measured: `cpu` or `memory`."""
+    """Its name in messages; for the platform it says what is measured: `cpu` or `memory`.
+
+    Docker also knows `throttled`, `pressure_cpu`, `pressure_memory` and `pressure_io` (shares of
+    time), `pids`, and `io_read`, `io_write`, `net_in`, `net_out` (bytes per second).
+    """
     source: SerializeAsAny[Source] = Source()
     """Where it is read; the platform itself when it is not given."""
     of: Literal["limit", "request", "host"] = "limit"
@@ -388,8 +392,8 @@ class Policy(Model):
 
     name: str = Field(default="", exclude=True, json_schema_extra={"hidden": True})
     """Filled in by the loader: the key of the map."""
-    mode: Literal["act", "observe"] = "act"
-    """`observe` decides and records, and changes nothing."""
+    mode: Literal["act", "observe", "heal"] = "act"
+    """`observe` decides and records, and changes nothing; `heal` restarts and never scales."""
     target: SerializeAsAny[Target]
     """What is scaled, on exactly one platform."""
     every: Span = timedelta(seconds=5)

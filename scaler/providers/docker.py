@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 
-from scaler.clients import docker_exec, docker_seen
+from scaler.clients import docker_exec, docker_seen, labelled
 from scaler.clients.docker import Engines
 from scaler.clients.docker_book import Phase
 from scaler.clients.docker_crew import Crew, Sight
@@ -27,7 +27,7 @@ from scaler.core.document import Target, Wrong, within
 from scaler.core.model import Fleet, Health, Instance, InstanceId, State
 from scaler.core.units import Span
 from scaler.errors import PermanentError
-from scaler.interfaces import Ability, Context
+from scaler.interfaces import Ability, Context, Labelled
 
 _NOTICES: Final = 1000  # policies with news that nobody has read; more are dropped
 
@@ -168,9 +168,13 @@ class DockerProvider:
         await crew.finish(crew.restart(instance))
 
     async def execute(self, instance: Instance, command: Sequence[str]) -> tuple[int, str]:
-        container, _, _ = instance.incarnation.partition(" ")
+        container, _, _ = instance.incarnation.partition("@")
         engine = self._engines.at(self._engine_of.get(container, ""))
         return await docker_exec.execute(engine, container or instance.id, command)
+
+    async def labelled(self, label: str) -> Sequence[Labelled]:
+        """All on the default engine that carries this label, services of compose first."""
+        return await labelled.containers(self._engines.at(), label)
 
     def changes(self) -> AsyncIterator[str]:
         """Names of policies one of whose containers has started, ended or turned."""
