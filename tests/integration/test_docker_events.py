@@ -141,6 +141,7 @@ async def test_an_engine_that_restarts_is_followed_again(engine: Engine) -> None
             await asyncio.to_thread(engine.resume)
         await connected(follower)
         await until(lambda: follower.resyncs > before, "list everything anew")
+        assert follower.events.trouble == ""
         await asyncio.to_thread(engine.run, "web", "--network", "none", BUSYBOX, "true")
         await until(lambda: "die" in follower.actions("web"), "it listens again")
 
