@@ -19,6 +19,7 @@ from typing import Any, Final
 from scaler import logs, plugins, policyfile
 from scaler.clients.http import HttpClient
 from scaler.clients.notify import Notifier
+from scaler.clients.webhook import Webhook
 from scaler.clock import SystemClock
 from scaler.core import explain
 from scaler.core.document import Balancer as BalancerRules
@@ -366,8 +367,15 @@ def main(settings: Settings, *, once: bool = False) -> int:
 
 async def _live(settings: Settings, *, once: bool) -> int:
     clock = SystemClock()
-    daemon = Daemon(settings, clock=clock, store=open_store(settings))
+    tell: Callable[[Entry], None] = logs.tell
+    webhook = None
+    if url := settings.notify.url.get_secret_value():
+        webhook = Webhook(url, settings.notify.key, clock, logs.warn)
+        tell = _both(logs.tell, webhook.tell)
+    daemon = Daemon(settings, clock=clock, store=open_store(settings), tell=tell)
     async with AsyncExitStack() as stack:
+        if webhook is not None:
+            stack.push_async_callback(webhook.aclose)
         stack.push_async_callback(daemon.stop)
         await daemon.start()
         if once:
@@ -377,6 +385,16 @@ async def _live(settings: Settings, *, once: bool) -> int:
         await serve(daemon, stack)
         await daemon.run()
     return 0
+
+
+def _both(
+    first: Callable[[Entry], None], second: Callable[[Entry], None]
+) -> Callable[[Entry], None]:
+    def tell(entry: Entry) -> None:
+        first(entry)
+        second(entry)
+
+    return tell
 
 
 async def serve(daemon: Daemon, stack: AsyncExitStack) -> None:

@@ -95,12 +95,12 @@ def _document(one: Labelled) -> Document:
     document = Document(Path(f"labels of {one.name}"), lines)
     name = chosen.get(f"{PREFIX}name") or _name(one.name)
     policy: dict[str, Any] = {"target": dict(one.target)}
-    if one.labels.get(ENABLE) != "true":
-        policy["limits"] = {"min": 1, "max": 1}  # only its health is looked after
     for number, (key, value) in enumerate(chosen.items(), start=1):
         if key not in (ENABLE, f"{PREFIX}name") and key.startswith(PREFIX):
             place = Place(number, len(key) + 2, max(1, len(value)))
             _put(document, policy, ("policies", name), (key, value, place))
+    if one.labels.get(ENABLE) != "true":
+        policy.setdefault("mode", "heal")  # its count is somebody else's
     if (seconds := one.labels.get(STOP_TIMEOUT, "")).isdigit():
         for platform in policy["target"].values():
             platform.setdefault("grace", f"{seconds}s")

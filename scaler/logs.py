@@ -168,6 +168,11 @@ def tell(entry: Entry) -> None:
     say(entry.summary, kind=entry.kind.value, **more)
 
 
+def warn(text: str) -> None:
+    """Something that is no fact about a target and so no journal entry."""
+    structlog.get_logger().warning(text)
+
+
 def last_resort(text: str) -> None:
     """A word before logging is set up or after it has ended."""
     sys.stderr.write(f"scaler: {text}\n")

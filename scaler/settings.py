@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -80,6 +80,17 @@ class Labels(BaseModel):
     """Time between two looks for labels."""
 
 
+class Notify(BaseModel):
+    """Who is told of restarts, and of what needs a person."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    url: SecretStr = SecretStr("")
+    """An address that takes a POST of JSON, such as a chat's incoming webhook; off when empty."""
+    key: str = Field(default="text", min_length=1)
+    """Where the text stands in the JSON: `text` for Slack and Mattermost, `content` for Discord."""
+
+
 class Settings(BaseSettings):
     """Everything but policies."""
 
@@ -112,6 +123,8 @@ class Settings(BaseSettings):
     """How long what is under way may take to end at SIGTERM."""
     labels: Labels = Labels()
     """Policies in labels of containers and services; off unless a platform is named."""
+    notify: Notify = Notify()
+    """Who is told of restarts, and of what needs a person."""
     log: Log = Log()
     """What is logged, and in which form."""
     origin: str = Field(default="defaults, no file", exclude=True)
@@ -172,7 +185,7 @@ def _explained(detail: ErrorDetails, document: located.Document) -> str:
     """A mistake to the document when it stands there; else where it comes from, in words."""
     where = tuple(detail["loc"])
     if detail["type"] == "extra_forbidden":
-        models: dict[Any, type[BaseModel]] = {"log": Log, "labels": Labels}
+        models: dict[Any, type[BaseModel]] = {"log": Log, "labels": Labels, "notify": Notify}
         model = models.get(where[0], Settings) if where[1:] else Settings
         message = mistakes.unknown(str(where[-1]), set(model.model_fields) - {"origin"})
     else:

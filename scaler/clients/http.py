@@ -43,6 +43,18 @@ class HttpClient:
             async with self._open().get(url, allow_redirects=False) as response:
                 return Answer(response.status, await response.content.read(MOST_BYTES))
 
+    async def post(self, url: str, body: bytes) -> Answer:
+        """The answer to one POST of JSON. The address may hold a secret and is in no message.
+
+        Raises:
+            Unavailable: nobody listens, or what answers is no HTTP server.
+        """
+        headers = {"Content-Type": "application/json"}
+        with translate(_ERRORS, doing="POST"):
+            sent = self._open().post(url, data=body, headers=headers, allow_redirects=False)
+            async with sent as response:
+                return Answer(response.status, await response.content.read(MOST_BYTES))
+
     async def fetch(
         self,
         url: str,

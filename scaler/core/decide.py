@@ -58,6 +58,8 @@ def decide(
         steps.append(limits.hold(history, steps[-1].after))
         steps.append(limits.bound(bounds, steps[-1].after))
     steps.append(limits.pause(history, steps[-1].after, current))
+    if policy.mode == "heal":
+        steps.append(limits.heal(steps[-1].after, current))
     return _decision(policy, fleet, readings, history, now, wishes, steps)
 
 
@@ -188,7 +190,7 @@ def _decision(
     desired = steps[-1].after
     remove: tuple[InstanceId, ...] = ()
     surplus = victims.present(fleet.instances) - desired
-    if desired < current or (desired == current and surplus > 0):
+    if desired < current or (desired == current and surplus > 0 and policy.mode != "heal"):
         chosen = victims.choose(fleet, surplus, readings)
         spared = surplus - len(chosen)
         if spared > 0 and desired < current:

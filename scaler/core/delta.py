@@ -18,20 +18,21 @@ from typing import Any, Final, TypeVar, get_type_hints
 import orjson
 from pydantic import TypeAdapter
 
-from scaler.core.model import Asked, History, Point
+from scaler.core.model import Asked, Change, History, Point
 
-T = TypeVar("T", Asked, Point)
+T = TypeVar("T", Asked, Change, Point)
 Delta = dict[str, Any]
 
 EMPTY: Final = History()
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-WINDOWS: Final = ("asked", "points", "at")  # fields with a form of their own
+WINDOWS: Final = ("asked", "changes", "points", "at")  # fields with a form of their own
 CHECKSUM_BYTES: Final = 4
 _WHOLE: Final[dict[str, TypeAdapter[Any]]] = {
     name: TypeAdapter(hint) for name, hint in get_type_hints(History).items() if name not in WINDOWS
 }
 _AT: Final = attrgetter("at")
 _ASKED_WIDTH: Final = 2  # numbers that stand for one
+_CHANGE_WIDTH: Final = 3
 _POINT_WIDTH: Final = 3
 
 
@@ -55,6 +56,8 @@ def between(old: History, new: History) -> Delta:
         delta["at"] = None if new.at is None else microseconds(new.at)
     if old.asked is not new.asked and old.asked != new.asked:
         delta["asked"] = _slid(old.asked, new.asked, _plain_asked)
+    if old.changes is not new.changes and old.changes != new.changes:
+        delta["changes"] = _slid(old.changes, new.changes, _plain_changes)
     points = {
         name: _slid(old.points.get(name, ()), seen, _plain_points)
         for name, seen in new.points.items()
@@ -95,6 +98,13 @@ def _plain_asked(asked: Iterable[Asked]) -> list[Any]:
     return flat
 
 
+def _plain_changes(changes: Iterable[Change]) -> list[Any]:
+    flat: list[Any] = []
+    for change in changes:
+        flat += (microseconds(change.at), change.before, change.after)
+    return flat
+
+
 def _plain_points(points: Iterable[Point]) -> list[Any]:
     flat: list[Any] = []
     for point in points:
@@ -112,6 +122,7 @@ class Rebuilt:
     def __init__(self) -> None:
         self._at: int | None = None
         self._asked: list[Any] = []
+        self._changes: list[Any] = []
         self._points: dict[str, list[Any]] = {}
         self._whole: Delta = {}
 
@@ -130,6 +141,8 @@ class Rebuilt:
         self._at = delta.pop("at", self._at)
         if "asked" in delta:
             _slide(self._asked, _ASKED_WIDTH, *delta.pop("asked"))
+        if "changes" in delta:
+            _slide(self._changes, _CHANGE_WIDTH, *delta.pop("changes"))
         for name, slid in delta.pop("points", {}).items():
             _slide(self._points.setdefault(name, []), _POINT_WIDTH, *slid)
         for name in delta.pop("gone", ()):
@@ -142,13 +155,17 @@ class Rebuilt:
         Raises:
             Damaged: the deltas do not make a history.
         """
-        asked, flat = self._asked, self._points
+        asked, made, flat = self._asked, self._changes, self._points
         try:
             return History(
                 at=None if self._at is None else moment(self._at),
                 asked=tuple(
                     Asked(moment(at), count)
                     for at, count in zip(asked[::2], asked[1::2], strict=True)
+                ),
+                changes=tuple(
+                    Change(moment(at), before, after)
+                    for at, before, after in zip(made[::3], made[1::3], made[2::3], strict=True)
                 ),
                 points={
                     name: tuple(

@@ -104,5 +104,6 @@ def _forbidding(
         limits.hold(history, count),
         limits.bound(bounds, count),
         limits.pause(history, count, current),
+        *([limits.heal(count, current)] if policy.mode == "heal" else []),
     ]
     return [f"{step.rule}: {step.because}" for step in steps if step.after != count]

@@ -173,6 +173,12 @@ def pause(history: History, asked: int, current: int) -> Step:
     return Step(rule="pause", before=asked, after=current, because=f"paused{who}{until}{why}")
 
 
+def heal(asked: int, current: int) -> Step:
+    """Somebody else decides on the count; only health is looked after."""
+    because = "mode is heal: instances are restarted, their count is left alone"
+    return Step(rule="heal", before=asked, after=current, because=because)
+
+
 def remembered(
     policy: Policy, asked: Sequence[Asked], count: int, now: datetime
 ) -> tuple[Asked, ...]:

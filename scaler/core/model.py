@@ -42,6 +42,7 @@ class Instance:
     started_at: datetime | None = None  # began to run
     ready: bool | None = None  # None: nobody says
     ready_changed_at: datetime | None = None
+    lapsed: bool = False  # was fit in this life and is not any more: sick, or overloaded
     health: Health = Health.UNKNOWN
     because: str = ""  # why it failed, or what the probe saw
     failed_at: datetime | None = None
@@ -52,6 +53,15 @@ class Instance:
     pid: int | None = None
     host: str = ""
     port: int | None = None
+
+
+def is_fit(instance: Instance) -> bool:
+    """Whether requests may go to it, as far as anybody says."""
+    return (
+        instance.state is State.RUNNING
+        and instance.ready is not False
+        and instance.health is not Health.UNHEALTHY
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

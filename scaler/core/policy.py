@@ -392,8 +392,8 @@ class Policy(Model):
 
     name: str = Field(default="", exclude=True, json_schema_extra={"hidden": True})
     """Filled in by the loader: the key of the map."""
-    mode: Literal["act", "observe"] = "act"
-    """`observe` decides and records, and changes nothing."""
+    mode: Literal["act", "observe", "heal"] = "act"
+    """`observe` decides and records, and changes nothing; `heal` restarts and never scales."""
     target: SerializeAsAny[Target]
     """What is scaled, on exactly one platform."""
     every: Span = timedelta(seconds=5)

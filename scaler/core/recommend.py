@@ -62,8 +62,13 @@ def allowance(history: History) -> timedelta:
     return max(LEAST_ALLOWANCE, timedelta(seconds=2 * usual))
 
 
-def muster(fleet: Fleet, history: History, now: datetime) -> Crew:
-    """Who works, who is on the way, and who is stuck."""
+def muster(
+    fleet: Fleet, history: History, now: datetime, loaded: frozenset[InstanceId] = frozenset()
+) -> Crew:
+    """Who works, who is on the way, and who is stuck.
+
+    `loaded` are those that carry load although they are not ready.
+    """
     working: list[InstanceId] = []
     coming = stuck = seen = 0
     patience = allowance(history)
@@ -74,7 +79,7 @@ def muster(fleet: Fleet, history: History, now: datetime) -> Crew:
         seen += 1
         if state is State.HELD:
             continue
-        if state is State.RUNNING and instance.ready is not False:
+        if state is State.RUNNING and (instance.ready is not False or instance.id in loaded):
             working.append(instance.id)
             continue
         since = instance.failed_at or instance.ready_changed_at or instance.started_at
@@ -93,12 +98,14 @@ def wishes(
     policy: Policy, fleet: Fleet, readings: Mapping[str, Reading], history: History, now: datetime
 ) -> tuple[tuple[Wish, ...], History]:
     """Every metric's wish, and the history with this tick's points in it."""
-    crew = muster(fleet, history, now)
+    everybody = muster(fleet, history, now)
     points = dict(history.points)
     bursts: dict[str, Burst | None] = dict(history.bursts)
     found = []
     for metric in policy.metrics:
         reading = readings.get(metric.name) or Reading(metric=metric.name, missing="not read")
+        loaded = _loaded(metric, reading, fleet)
+        crew = muster(fleet, history, now, loaded) if loaded else everybody
         measured = measure(metric, reading, fleet, crew, now, policy.every)
         old = points.get(metric.name, ())
         if isinstance(measured, str):
@@ -120,6 +127,28 @@ def wishes(
         history,
         points={name: kept for name, kept in points.items() if name in names},
         bursts={n: b for n, b in bursts.items() if n in names and b is not None},
+    )
+
+
+def _loaded(metric: Metric, reading: Reading, fleet: Fleet) -> frozenset[InstanceId]:
+    """Those that were ready, are not any more, and do as much as the goal asks or more.
+
+    They are overloaded and not dead: to leave out what they carry would let the worst overload
+    look like too little load. Who hangs does nothing, and stays out.
+    """
+    goal = metric.keep
+    if goal is None or goal.utilization is None:
+        return frozenset()
+    full = {i.id: i.bases.get(metric.name) for i in fleet.instances if i.lapsed}
+    if not full:
+        return frozenset()
+    return frozenset(
+        s.instance
+        for s in reading.samples
+        if s.instance in full
+        and window.is_load(s.value)
+        and (base := s.base or full[s.instance])
+        and s.value >= goal.level * base
     )
 
 
@@ -161,7 +190,7 @@ def _mean(
         if sample is None:
             silent += 1
             continue
-        changed = instance.ready_changed_at
+        changed = None if instance.lapsed else instance.ready_changed_at
         if changed is not None and sample.at - sample.window < changed:
             unsure += 1  # it measured the start-up, not the work
             continue

@@ -24,7 +24,7 @@ from scaler.engine.health import HealthMonitor
 from scaler.engine.jobs import Job, guarded
 from scaler.engine.recorder import Recorder
 from scaler.engine.routes import LOOK, Leave, routed
-from scaler.engine.watched import Condition, Watched, in_time, look, read, watch
+from scaler.engine.watched import Condition, Watched, in_time, look, read, watch, with_lapsed
 from scaler.errors import NotFound, ScalerError, TransientError
 from scaler.interfaces import Adapters, Watching
 
@@ -171,7 +171,8 @@ class ScalingManager:
         if it.fresh:
             it.history = _without_phantom(it.history, fleet)
             it.fresh = False
-        fleet = _last_choice(self.health.enriched(it.policy, fleet), it.leaving)
+        fleet = self.health.enriched(it.policy, fleet)
+        fleet = _last_choice(with_lapsed(fleet, it.was_fit), it.leaving)
         self._notice(it, fleet)
         patience = min(self._deadline, max(it.policy.every, timedelta(seconds=1)))
         readings = await read(it, fleet, self._clock, patience)
@@ -185,11 +186,11 @@ class ScalingManager:
         it.noticed = fleet.notices
 
     def _may_act(self, policy: Policy) -> bool:
-        return self._act and policy.mode == "act"
+        return self._act and policy.mode != "observe"
 
     async def _act_on(self, it: Watched, decision: Decision, facts: Facts) -> bool:
         """Carry the decision out. What fails is written down, and the change did not happen."""
-        scales = (
+        scales = it.policy.mode != "heal" and (
             decision.desired != facts.fleet.wanted
             or bool(decision.remove)
             or not facts.fleet.complete

@@ -5,16 +5,19 @@ is asked anew at every look: when the decision is taken back meanwhile, requests
 memory of it is needed over a restart, since the next look decides and routes again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
 from scaler.clock import Clock
-from scaler.core.model import Decision, Fleet, InstanceId, State
+from scaler.core.model import Decision, Fleet, Health, InstanceId, State, is_fit
 from scaler.engine.watched import Watched, in_time
 from scaler.interfaces import Adapters
 
 LOOK: Final = timedelta(milliseconds=250)  # between two looks at who is still busy
+
+
+PANIC: Final = 0.5  # of those that were ready; Envoy's panic threshold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +48,7 @@ async def routed(
         return Leave(free=decision.remove)
     if it.balancer is None:
         it.balancer = adapters.balancer(rules, it.policy.target)
-    route = it.balancer.route(fleet, decision.remove)
+    route = it.balancer.route(opened(fleet), decision.remove)
     open_ = await in_time(route, deadline, f"routing by {rules.kind}")
     now, before = clock.monotonic(), it.leaving
     it.leaving = {instance: before.get(instance, now) for instance in decision.remove}
@@ -60,3 +63,23 @@ async def routed(
     said += [f"{i} stays and gets requests again" for i in back]
     free = tuple(i for i in decision.remove if i not in busy)
     return Leave(free=free, busy=busy, said=tuple(said))
+
+
+def opened(fleet: Fleet) -> Fleet:
+    """`fleet` with everybody in rotation who was fit once, when most of them are fit no more.
+
+    Probes that time out under overload take instances out, the rest carry more and go out too,
+    until nobody is left to serve. Who is slow is better than nobody. Those that were never ready
+    stay out. Source: Envoy, "Panic threshold", 50 %.
+    """
+    lapsed = {i.id for i in fleet.instances if i.lapsed}
+    fit = sum(map(is_fit, fleet.instances))
+    if not lapsed or fit >= PANIC * (fit + len(lapsed)):
+        return fleet
+    return replace(
+        fleet,
+        instances=tuple(
+            replace(i, ready=True, health=Health.UNKNOWN) if i.id in lapsed else i
+            for i in fleet.instances
+        ),
+    )

@@ -2,14 +2,23 @@
 
 import asyncio
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from scaler.clock import Clock
 from scaler.core.journal import Facts, policy_to_facts
-from scaler.core.model import Decision, Fleet, History, InstanceId, Reading
+from scaler.core.model import (
+    Decision,
+    Fleet,
+    Health,
+    History,
+    InstanceId,
+    Reading,
+    State,
+    is_fit,
+)
 from scaler.core.policy import Metric, Policy
 from scaler.errors import ScalerError, Unavailable
 from scaler.interfaces import Adapters, Balancer, MetricSource, Provider
@@ -39,6 +48,7 @@ class Watched:
     sources: dict[str, MetricSource] = field(default_factory=dict)
     balancer: Balancer | None = None
     leaving: dict[InstanceId, timedelta] = field(default_factory=dict)  # since when, monotonic
+    was_fit: dict[InstanceId, str] = field(default_factory=dict)  # in which incarnation
     noticed: tuple[str, ...] = ()  # what the platform said last beside the fleet
     condition: Condition = Condition.STARTING
     trouble: str = ""
@@ -138,3 +148,27 @@ async def _read_one(
         return await in_time(source.read(fleet, since, now), deadline, f"reading {metric.name}")
     except ScalerError as error:
         return Reading(metric=metric.name, missing=str(error))
+
+
+def with_lapsed(fleet: Fleet, was_fit: dict[InstanceId, str]) -> Fleet:
+    """`fleet` with a mark on those that were fit in this life and are not any more.
+
+    `was_fit` is the memory of that, brought up to date. A restart of the daemon forgets it: then
+    who is not ready is taken for one that has not been yet.
+    """
+    running = [i for i in fleet.instances if i.state is State.RUNNING]
+    known = {i.id: i.incarnation for i in running if was_fit.get(i.id) == i.incarnation}
+    fit = {
+        i.id: i.incarnation
+        for i in running
+        if is_fit(i) and (i.ready or i.health is Health.HEALTHY)
+    }
+    was_fit.clear()
+    was_fit.update(known | fit)
+    lapsed = {i.id for i in running if i.id in known and not is_fit(i)}
+    if not lapsed:
+        return fleet
+    return replace(
+        fleet,
+        instances=tuple(replace(i, lapsed=True) if i.id in lapsed else i for i in fleet.instances),
+    )

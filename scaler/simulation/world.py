@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from scaler.clock import ManualClock
 from scaler.core.document import Balancer, Target
 from scaler.core.healthpolicy import Probe
-from scaler.core.model import Fleet, Health, Instance, InstanceId, Reading, Sample, State
+from scaler.core.model import Fleet, Health, Instance, InstanceId, Reading, Sample, State, is_fit
 from scaler.core.policy import Metric
 from scaler.errors import NotFound, Unavailable
 from scaler.interfaces import Ability, Verdict
@@ -246,7 +246,7 @@ class WorldBalancer:
         if self._world.troubled(Trouble.BALANCER_DOWN, self._name):
             raise Unavailable("the simulated balancer is down")
         service, now = self._world.settle(self._name), self._world.clock.now()
-        fit = {i.id for i in fleet.instances if i.state is State.RUNNING and i.ready is not False}
+        fit = {i.id for i in fleet.instances if is_fit(i)}
         routed = fit - set(leaving)
         known = {unit: at for unit, at in service.quiet.items() if unit in service.units}
         service.quiet = known | dict.fromkeys(service.routed - routed, now)

@@ -115,6 +115,7 @@ def instances(draw: st.DrawFn, number: int, now: datetime) -> Instance:
         started_at=now - age,
         ready=ready,
         ready_changed_at=since if ready is not None else None,
+        lapsed=ready is False and draw(st.booleans()),
         health=draw(st.sampled_from([Health.UNKNOWN, Health.HEALTHY, Health.UNHEALTHY])),
         failed_at=since if state is State.FAILED else None,
         current=draw(st.integers(0, 9)) > 0,

@@ -140,7 +140,7 @@ def test_who_only_wants_to_be_healed_is_not_scaled() -> None:
     labels = {AUTOHEAL: "true", "autoheal.stop.timeout": "20"}
     one = Labelled(name="db", target=TARGET, labels=labels)
     policy = LabelReader(10).read([one], {}).policies["db"]
-    assert (policy.limits.min, policy.limits.max, policy.metrics) == (1, 1, ())
+    assert (policy.mode, policy.metrics) == ("heal", ())
     assert policy.target.grace == timedelta(seconds=20)  # type: ignore[attr-defined]
 
 
@@ -174,7 +174,11 @@ async def test_while_nobody_answers_the_labels_known_still_count(tmp_path: Path)
         Labelled(name="api", target=TARGET, labels={AUTOHEAL: "true", ENABLE: "true"}),
     ]
     await book.look()
-    assert {n: p.limits.max for n, p in book.policies.items()} == {"web": 4, "db": 1, "api": 10}
+    assert {n: (p.mode, p.limits.max) for n, p in book.policies.items()} == {
+        "web": ("act", 4),
+        "db": ("heal", 10),
+        "api": ("act", 10),
+    }
     assert book.notes == ()
     platform.found = []
     await book.look()
