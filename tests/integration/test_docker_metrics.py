@@ -86,6 +86,8 @@ class Asker:
     async def aclose(self) -> None:
         for each in self._sources.values():
             await each.aclose()
+        if Stats in self.context.shared:
+            await self.context.shared[Stats].aclose()
         if Engines in self.context.shared:
             await self.context.shared[Engines].aclose()
         if cgroups.Groups in self.context.shared:
@@ -258,3 +260,20 @@ async def test_streams_are_bounded(
     told = await asker.context.shared[Stats].read(engine.url, "memory", [second.incarnation])
     assert "more than 1 containers" in str(told[second.incarnation])
     assert (await asker.until("memory", second)).value > 0  # nobody asks for the first any more
+
+
+async def test_an_engine_that_comes_back_is_listened_to_again(engine: Engine, asker: Asker) -> None:
+    asker.blind()
+    one = limited(engine, "one", SERVE, "--restart", "no")
+    await asker.until("memory", one)
+    engine.suspend()
+    try:
+        end = time.monotonic() + PATIENCE_S
+        while (reading := await asker.read("memory", one)).samples:
+            assert time.monotonic() < end
+            await asker.clock.sleep(timedelta(milliseconds=200))
+        assert "the engine: " in (reading.missing or "")
+    finally:
+        engine.resume()
+    engine.docker("start", "one")
+    assert (await asker.until("memory", instance_of(engine, "one"))).value > 0
