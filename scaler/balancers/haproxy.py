@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 
 from scaler.clients.haproxy import Haproxy, rows
 from scaler.core.document import Balancer, Target
-from scaler.core.model import Fleet, Health, Instance, InstanceId, State
+from scaler.core.model import Fleet, Instance, InstanceId, State, is_fit
 from scaler.errors import Conflict, NotFound, PermanentError
 from scaler.interfaces import Context
 
@@ -199,8 +199,7 @@ def place(instance: Instance, leaving: Collection[InstanceId]) -> Place:
         return Place.MAINT
     if instance.id in leaving:
         return Place.DRAIN
-    fit = instance.ready is not False and instance.health is not Health.UNHEALTHY
-    return Place.READY if fit else Place.MAINT
+    return Place.READY if is_fit(instance) else Place.MAINT
 
 
 def plan_orders(
