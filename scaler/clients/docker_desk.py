@@ -137,6 +137,10 @@ class Desk:
             book = replace(book, held=held)
         await self._keep(book)
 
+    async def forget_wanted(self) -> None:
+        """What is there when it is seen again is what is wanted. The caller holds the lock."""
+        await self._keep(replace(self.book, wanted=None))
+
     async def adopt(self, template: Template, origin: str) -> None:
         """From now on copies are made by this template. The caller holds the lock."""
         if self.template != template:
