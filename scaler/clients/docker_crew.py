@@ -62,6 +62,8 @@ class Crew:
         self._removed_at: timedelta | None = None  # by somebody else; monotonic
         self._tried = ""  # what the last template was made from, or was refused for
         self._tasks: set[asyncio.Task[object]] = set()
+        self._looking: asyncio.Task[Sight] | None = None
+        self.ids: frozenset[str] = frozenset()  # short ones, of what is there
         yard.desks[orders.policy] = self.desk
         yard.view.links.heard.append(self._heard)
 
@@ -77,10 +79,19 @@ class Crew:
     async def look(self) -> Sight:
         """Who is there now, and what is under way.
 
+        One look at a time: whoever asks meanwhile gets the same, so that an engine which hangs is
+        not asked by more and more.
+
         Raises:
             NotFound: there is no such thing, and there never was.
             ScalerError: the engine does not answer.
         """
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look(), name="docker look")
+            self._looking.add_done_callback(_heed)
+        return await asyncio.shield(self._looking)
+
+    async def _look(self) -> Sight:
         desk = self.desk
         async with desk.lock:
             await self._refresh()
@@ -155,6 +166,9 @@ class Crew:
         self._yard.view.links.heard.remove(self._heard)
         self._yard.desks.pop(self.desk.orders.policy, None)
         await self._work.aclose()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -165,6 +179,7 @@ class Crew:
         desk = self.desk
         await desk.open()
         self._there = await self._yard.view.look(self._chosen)
+        self.ids = frozenset(one.id[:12] for one in self._there)
         ports = (port for one in self._there for _, port in one.published.values())
         desk.published = frozenset(ports)
         await self._take_note()
@@ -368,3 +383,9 @@ class Crew:
 def _not_ours(present: Sequence[Member]) -> str:
     names = ", ".join(m.name for m in present if not m.ours)
     return f"{names}: not created by scaler, so it stays; write remove: any to let it go"
+
+
+def _heed(look: asyncio.Task[Sight]) -> None:
+    """Whoever waited may have gone; the next look meets the same trouble."""
+    if not look.cancelled():
+        look.exception()

@@ -139,12 +139,11 @@ class DockerProvider:
         self._engines = context.shared.setdefault(Engines, Engines())
         self._yards: dict[str, Yard] = {}  # by url as it is written
         self._crews: dict[str, tuple[DockerTarget, Crew]] = {}
-        self._engine_of: dict[str, str] = {}  # url by policy, for commands
         self._readers: set[_Notices] = set()
 
     async def observe(self, target: DockerTarget) -> Fleet:
         crew = await self._crew(target)
-        sight = await crew.finish(crew.look())
+        sight = await crew.look()
         _one_project(target, sight)
         instances = tuple(self._instance(target, member, sight) for member in sight.members)
         return Fleet(
@@ -169,8 +168,9 @@ class DockerProvider:
 
     async def execute(self, instance: Instance, command: Sequence[str]) -> tuple[int, str]:
         container, _, _ = instance.incarnation.partition("@")
-        engine = self._engines.at(self._engine_of.get(container, ""))
-        return await docker_exec.execute(engine, container or instance.id, command)
+        crews = self._crews.values()
+        url = next((target.engine for target, crew in crews if container in crew.ids), "")
+        return await docker_exec.execute(self._engines.at(url), container, command)
 
     async def labelled(self, label: str) -> Sequence[Labelled]:
         """All on the default engine that carries this label, services of compose first."""
@@ -238,7 +238,6 @@ class DockerProvider:
                 because=slot.because,
                 failed_at=slot.failed_at,
             )
-        self._engine_of[seen.id[:12]] = target.engine
         state_, health, because = _state(member, sight)
         host, port = _address(target, seen)
         return Instance(
