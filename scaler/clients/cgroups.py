@@ -15,8 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from errno import EBADF, EMFILE, ENFILE, ENODEV
+from functools import partial
+from os import pread  # a name of this module is found sooner
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 SHARED: Final = timedelta(milliseconds=250)  # one read serves all metrics of one tick
 MOST_FILES: Final = 4096  # kept open, of all containers together
@@ -34,8 +36,6 @@ NANO: Final = 1e-9
 MICRO: Final = 1e-6
 
 Counts = tuple[float, ...]
-Reader = Callable[[timedelta], tuple[timedelta, Counts]]
-"""From the monotonic present to the numbers and the moment they are of, at most 250 ms ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +193,69 @@ class _Group:
         return sum(files.close() for files in self.files.values())
 
 
+class Reader(Protocol):
+    """One kind of number of one life of a container, for as long as it lives."""
+
+    def read(self, now: timedelta) -> tuple[timedelta, Counts]:
+        """The numbers, and the monotonic moment they are of, which is at most 250 ms before `now`.
+
+        Raises:
+            OSError: the kernel refuses; ENODEV when the container has ended.
+            ValueError: a file is not what it should be.
+            LookupError: it is not to be had any more.
+        """
+        ...
+
+
+class _FileReader:
+    """A plain object: a closure is spread over ten pieces of memory, each of them cold by then."""
+
+    __slots__ = ("again", "files", "parse")
+
+    def __init__(
+        self, files: _Files, parse: Callable[..., Counts], again: Callable[[], Reader]
+    ) -> None:
+        self.files = files
+        self.parse = parse
+        self.again = again
+
+    def read(self, now: timedelta) -> tuple[timedelta, Counts]:
+        files = self.files
+        if now - files.at >= SHARED:
+            try:
+                if files.second != CLOSED:
+                    text = pread(files.first, SMALL, 0)
+                    files.texts = text, pread(files.second, files.most, 0)
+                else:
+                    files.texts = (pread(files.first, files.most, 0),)
+            except OSError as error:
+                if error.errno != EBADF:
+                    raise
+                return self.again().read(now)  # it was closed to make room
+            files.at = now
+        return files.at, self.parse(*files.texts)
+
+
+class _NetworkReader:
+    """Opens its file each time: an open one would keep the network of a dead container alive."""
+
+    __slots__ = ("container", "files", "process")
+
+    def __init__(self, files: _Files, process: Path, container: str) -> None:
+        self.files = files
+        self.process = process
+        self.container = container
+
+    def read(self, now: timedelta) -> tuple[timedelta, Counts]:
+        files = self.files
+        if now - files.at >= SHARED:
+            files.texts = ((self.process / "net/dev").read_bytes(),)
+            if self.container not in (self.process / "cgroup").read_text():
+                raise OSError(ENODEV, os.strerror(ENODEV))
+            files.at = now
+        return files.at, _network(files.texts[0])
+
+
 class Groups:
     """All control groups that are read by this process. Made as a part of `Context.shared`."""
 
@@ -216,10 +279,9 @@ class Groups:
         cpu (seconds), throttle (periods, throttled ones), memory (bytes without idle cache), pids,
         io and net (bytes read and written, in and out), pressure_cpu, _memory, _io (ratio).
 
-        Raises (as the reader does; `failed` says what it means):
+        Raises:
             LookupError: it is not to be had here.
-            ValueError: a file is not what it should be.
-            OSError: the kernel refuses; ENODEV when the container has ended.
+            OSError: the kernel refuses; `failed` says what that means.
         """
         group = self._groups.get(life)
         if group is None:
@@ -229,24 +291,7 @@ class Groups:
             return self._network_reader(group)
         folder, form = self._form(group, kind)
         files = self._files(group, folder, form)
-        parse, pread, double = form.parse, os.pread, len(form.files) > 1
-
-        def read(now: timedelta) -> tuple[timedelta, Counts]:
-            if now - files.at >= SHARED:
-                try:
-                    if double:
-                        text = pread(files.first, SMALL, 0)
-                        files.texts = text, pread(files.second, files.most, 0)
-                    else:
-                        files.texts = (pread(files.first, files.most, 0),)
-                except OSError as error:
-                    if error.errno != EBADF:
-                        raise
-                    return self.reader(kind, life, pid)(now)  # it was closed to make room
-                files.at = now
-            return files.at, parse(*files.texts)
-
-        return read
+        return _FileReader(files, form.parse, partial(self.reader, kind, life, pid))
 
     def _files(self, group: _Group, folder: str, form: Form) -> _Files:
         key = (folder, *form.files)
@@ -269,11 +314,11 @@ class Groups:
         return file
 
     def failed(self, kind: str, life: str, error: Exception) -> Absent:
-        """What an error of `reader` or of what it returned means; nothing of it stays open."""
-        self.drop(life)
+        """What an error of `reader` or of what it returned means."""
         if not isinstance(error, OSError):
             return Absent(f"{kind.replace('_', ' ')} cannot be read: {error}", elsewhere=True)
         if error.errno == ENODEV:
+            self.drop(life)
             return ENDED
         if error.errno in (EMFILE, ENFILE):
             return Absent("too many files are open; raise the limit of open files", elsewhere=True)
@@ -324,23 +369,13 @@ class Groups:
         return folder, form
 
     def _network_reader(self, group: _Group) -> Reader:
-        """Opened each time: an open file would keep the network of a dead container alive."""
         process = self._proc / str(group.pid)
-        files = group.files.setdefault(("net",), _Files())
         if group.network is None:
             group.network = self._shares_network(process)
         if group.network:
             raise LookupError(group.network)
-
-        def read(now: timedelta) -> tuple[timedelta, Counts]:
-            if now - files.at >= SHARED:
-                files.texts = ((process / "net/dev").read_bytes(),)
-                if group.container not in (process / "cgroup").read_text():
-                    raise OSError(ENODEV, os.strerror(ENODEV))
-                files.at = now
-            return files.at, _network(files.texts[0])
-
-        return read
+        files = group.files.setdefault(("net",), _Files())
+        return _NetworkReader(files, process, group.container)
 
     def _shares_network(self, process: Path) -> str:
         own = (process / "ns/net").readlink()

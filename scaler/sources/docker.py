@@ -62,18 +62,24 @@ MEASURES: Final = {
 AMOUNTS: Final = ("pids", "io_read", "io_write", "net_in", "net_out")  # nothing is 100 % of them
 
 
-def _unread(now: timedelta) -> tuple[timedelta, Counts]:
-    raise LookupError(now)  # nobody has looked for its files yet
+class _Unread:
+    """Nobody has looked for the files yet."""
+
+    def read(self, now: timedelta) -> tuple[timedelta, Counts]:
+        raise LookupError(now)
+
+
+UNREAD: Final = _Unread()
 
 
 class _Look:
     """One life of an instance, as far as it was looked at."""
 
-    __slots__ = ("counts", "life", "moment", "read", "sample", "seen")
+    __slots__ = ("counts", "life", "moment", "reader", "sample", "seen")
 
     def __init__(self, life: str) -> None:
         self.life = life
-        self.read: Reader = _unread
+        self.reader: Reader = UNREAD
         self.seen = False  # by the kernel itself: when it sees it no more, it has ended
         self.moment = timedelta()  # of the counters, on whichever clock they were read by
         self.counts: Counts | None = None
@@ -138,7 +144,7 @@ class DockerMetrics:
             found: list[tuple[timedelta, Counts]] = []
             for begin in range(0, len(looks), STAMP):
                 moment = now()
-                found += [look.read(moment) for look in looks[begin : begin + STAMP]]
+                found += [look.reader.read(moment) for look in looks[begin : begin + STAMP]]
         except UNREADABLE:
             return self._one_by_one(part, looks, samples, absent)
         if self._measure.way == "level":
@@ -166,11 +172,11 @@ class DockerMetrics:
         kind, at = self._measure.kind, self._clock.now()
         for instance, look in zip(part, looks, strict=True):
             try:
-                if look.read is _unread:
-                    look.read = self._groups.reader(kind, look.life, instance.pid)
-                moment, counts = look.read(self._clock.monotonic())
+                if look.reader is UNREAD:
+                    look.reader = self._groups.reader(kind, look.life, instance.pid)
+                moment, counts = look.reader.read(self._clock.monotonic())
             except UNREADABLE as error:
-                look.read = _unread
+                look.reader = UNREAD
                 failed = self._groups.failed(kind, look.life, error)
                 absent[instance.id] = failed.because
                 if failed.elsewhere and not look.seen:

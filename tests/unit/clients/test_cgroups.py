@@ -47,7 +47,7 @@ class Tree:
 
     def counts(self, kind: str, life: str = LIFE, pid: int | None = PID) -> cgroups.Counts | Absent:
         try:
-            return self.groups.reader(kind, life, pid)(self.clock.monotonic())[1]
+            return self.groups.reader(kind, life, pid).read(self.clock.monotonic())[1]
         except (OSError, LookupError, ValueError) as error:
             return self.groups.failed(kind, life, error)
 
@@ -146,12 +146,12 @@ def test_descriptors_are_bounded(tree: Tree) -> None:
 
 
 def test_a_reader_outlives_the_closing_of_its_files(tree: Tree) -> None:
-    read = tree.groups.reader("pids", LIFE, PID)
-    assert read(tree.clock.monotonic())[1] == (17,)
+    reader = tree.groups.reader("pids", LIFE, PID)
+    assert reader.read(tree.clock.monotonic())[1] == (17,)
     tree.groups.drop(LIFE)
     others = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]  # the numbers of other files now
     (tree.group / "pids.current").write_text("18\n")
-    assert read(timedelta(seconds=1))[1] == (18,)
+    assert reader.read(timedelta(seconds=1))[1] == (18,)
     for other in others:
         os.close(other)
 
@@ -162,6 +162,17 @@ def test_what_is_dropped_is_found_again(tree: Tree) -> None:
     tree.groups.drop(LIFE)
     (tree.group / "pids.current").write_text("18\n")
     assert tree.counts("pids") == (18,)
+
+
+def test_one_number_that_is_kept_from_us_does_not_cost_the_others(tree: Tree) -> None:
+    reader = tree.groups.reader("pids", LIFE, PID)
+    assert reader.read(timedelta(0))[1] == (17,)
+    before = open_files()
+    (tree.proc / "4242/ns/net").unlink()
+    refused = tree.counts("net")
+    assert isinstance(refused, Absent)
+    assert refused.elsewhere
+    assert open_files() == before
 
 
 def test_a_network_that_is_the_hosts_is_not_the_containers(tree: Tree) -> None:
