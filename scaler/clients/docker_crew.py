@@ -183,7 +183,8 @@ class Crew:
         changes = self._obsolete() | self._vanished()
         there = {one.incarnation for one in self._there}
         stopped = {one.incarnation for one in self._there if one.by_hand}
-        held = tuple(sorted(stopped | (there & {*desk.book.held})))
+        by_engine = {one.incarnation for one in self._there if one.with_engine}
+        held = tuple(sorted((stopped | (there & {*desk.book.held})) - by_engine))
         if changes or held != tuple(desk.book.held):
             await desk.write(changes, held=held)
         if not self._rollout():

@@ -54,7 +54,8 @@ class _Entry:
     seen: Seen | None = None
     dirty: bool = True
     killed: bool = False  # somebody has sent it a signal since its start
-    stopped: bool = False  # `stop` was heard since its start
+    stopped: bool = False  # `stop` was heard since its start, or found among past events
+    stopped_at: datetime | None = None  # when it was heard
     died_at: timedelta | None = None  # `die` was heard since its start; monotonic
     exit_code: int | None = None
     asked: bool = False  # whether it was stopped, of events from before
@@ -83,6 +84,7 @@ class View:
         self._entries: dict[str, _Entry] = {}
         self._stale = True
         self._listed_alive = False  # the last list was made while the stream was alive
+        self._was_alive = False  # the stream, once
         self._listing = asyncio.Lock()
         self._changed: set[asyncio.Event] = set()
         self._host: Host | None = None
@@ -165,6 +167,7 @@ class View:
             self._stale = True
             raise
         self._listed_alive = alive
+        self._was_alive |= alive
         there = {one["Id"] for one in listed}
         for container in [c for c in self._entries if c not in there]:
             self._forget(container)
@@ -267,10 +270,22 @@ class View:
         """List anew. One that comes before its time tells of a new connection."""
         now, before = self._clock.monotonic(), self._resync_at
         self._stale, self._resync_at = True, now
-        if self._listed_alive and now - before < RESYNC_EVERY - DECIDING:
+        if self._was_alive and now - before < RESYNC_EVERY - DECIDING:
             until = self._clock.now()
-            self._outages.append((until - SHUTDOWN - (now - before), until))
+            since = until - SHUTDOWN - (now - before)
+            self._outages.append((since, until))
+            self._doubt(since)
             self.links.tell("resync", "", {})
+
+    def _doubt(self, since: datetime) -> None:
+        """An engine that ends stops its containers as a person would.
+
+        Whether it did is asked again of its past events: it forgets them when it ends.
+        """
+        for entry in self._entries.values():
+            if entry.stopped_at is not None and entry.stopped_at >= since:
+                entry.stopped, entry.stopped_at, entry.died_at = False, None, None
+                entry.asked, entry.dirty = False, True
 
     def _in_outage(self, seen: Seen) -> bool:
         at = seen.finished_at
@@ -286,11 +301,11 @@ class View:
         match event.action:
             case "start":
                 entry.killed = entry.stopped = entry.asked = False
-                entry.died_at = entry.exit_code = None
+                entry.died_at = entry.exit_code = entry.stopped_at = None
             case "kill":
                 entry.killed = True
             case "stop":
-                entry.stopped = True
+                entry.stopped, entry.stopped_at = True, self._clock.now()
             case "die":
                 entry.died_at = self._clock.monotonic()
                 code = event.attributes.get("exitCode", "")
