@@ -31,6 +31,7 @@ SIZES: Final = {
     "pids.current": SMALL,
 }
 NEVER: Final = timedelta(-1)
+SHORTEST_ID: Final = 12  # characters; a shorter one could be in the path of another
 CLOSED: Final = -1  # no descriptor: reading it is EBADF
 NANO: Final = 1e-9
 MICRO: Final = 1e-6
@@ -340,6 +341,8 @@ class Groups:
         if not pid:
             raise LookupError("nobody says which process it is")
         container = life.partition("@")[0]
+        if len(container) < SHORTEST_ID:
+            raise LookupError("nobody says which container it is")
         try:
             lines = (self._proc / str(pid) / "cgroup").read_text().splitlines()
         except OSError as error:
