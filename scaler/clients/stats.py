@@ -21,6 +21,7 @@ STREAMS: Final = 64  # of one process; each is a thread and a connection
 IDLE: Final = timedelta(seconds=60)  # a stream that nobody asks for ends
 SILENT: Final = timedelta(seconds=15)  # a stream says something every one or two seconds
 ENDING_S: Final = 3.0
+RETRY: Final = timedelta(seconds=10)  # a container may be of another node of a Swarm for ever
 STALE: Final = timedelta(seconds=10)
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -97,9 +98,8 @@ class Stats:
     def _newest(self, client: docker.Engine, life: str) -> _Answer:
         key = client.url, life
         stream = self._streams.get(key)
-        if stream is None or stream.over.is_set():
-            trouble = stream.trouble if stream else ""
-            self._streams = {k: s for k, s in self._streams.items() if not s.over.is_set()}
+        if stream is None or stream.failed(RETRY):
+            self._streams = {k: s for k, s in self._streams.items() if not s.failed(RETRY)}
             if len(self._streams) >= STREAMS:
                 return (
                     f"more than {STREAMS} containers of engines before 25.0 cannot be followed; "
@@ -107,8 +107,6 @@ class Stats:
                 )
             stream = self._streams[key] = _Stream(client, life, self._clock)
             stream.start()
-            if trouble:
-                return trouble
         return stream.answer()
 
     def drop(self, engine: str, lives: Iterable[str]) -> None:
@@ -136,7 +134,7 @@ class _Stream:
         self._clock = clock
         self._container = life.partition("@")[0]
         self._ending = threading.Event()
-        self._asked = clock.monotonic()
+        self._asked = self._begun = clock.monotonic()
         self._newest: tuple[datetime, Any] | None = None
         self._thread = threading.Thread(target=self._run, name="docker-stats", daemon=True)
         self.over = threading.Event()
@@ -145,6 +143,10 @@ class _Stream:
     def start(self) -> None:
         self._thread.start()
 
+    def failed(self, since: timedelta) -> bool:
+        """Whether it is over, and began so long ago that another may be tried."""
+        return self.over.is_set() and self._clock.monotonic() - self._begun > since
+
     def end(self) -> None:
         """It ends with the next word of the engine, in one or two seconds."""
         self._ending.set()
@@ -152,8 +154,10 @@ class _Stream:
     def answer(self) -> _Answer:
         self._asked = self._clock.monotonic()
         newest = self._newest
+        if self.over.is_set():
+            return self.trouble or "it says no more"
         if newest is None:
-            return self.trouble or "it was asked just now; its first answer takes two seconds"
+            return "it was asked just now; its first answer takes two seconds"
         if self._clock.now() - newest[0] > STALE:
             return "it has said nothing for a while"
         return newest

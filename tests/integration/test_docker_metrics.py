@@ -13,7 +13,7 @@ import pytest
 
 from scaler.clients import cgroups
 from scaler.clients.docker import Engines
-from scaler.clients.stats import Stats
+from scaler.clients.stats import IMMEDIATE, Stats
 from scaler.clock import SystemClock
 from scaler.core.document import Target
 from scaler.core.model import Fleet, Instance, InstanceId, Reading, Sample, State
@@ -253,7 +253,7 @@ async def test_streams_are_bounded(
     asker.blind()
     first, second = limited(engine, "first", SERVE), limited(engine, "second", SERVE)
     await asker.until("memory", first)
-    if asker.context.shared[Engines].at(engine.url).version >= (1, 44):
+    if asker.context.shared[Engines].at(engine.url).version >= IMMEDIATE:
         pytest.skip("this engine answers at once and needs no streams")
     both = await asker.read("memory", first, second)
     assert {sample.instance for sample in both.samples} == {first.id}
@@ -277,3 +277,22 @@ async def test_an_engine_that_comes_back_is_listened_to_again(engine: Engine, as
         engine.resume()
     engine.docker("start", "one")
     assert (await asker.until("memory", instance_of(engine, "one"))).value > 0
+
+
+async def test_a_container_that_is_not_there_is_not_asked_for_at_every_look(
+    engine: Engine, asker: Asker
+) -> None:
+    asker.blind()
+    await asker.read("memory", limited(engine, "one", SERVE))
+    asked: Stats = asker.context.shared[Stats]
+    if asker.context.shared[Engines].at(engine.url).version >= IMMEDIATE:
+        pytest.skip("this engine answers at once and needs no streams")
+    life = "0123456789ab@another-node"
+    end = time.monotonic() + PATIENCE_S
+    while "No such container" not in (await asked.read(engine.url, "cpu", [life]))[life]:
+        assert time.monotonic() < end
+        await asker.clock.sleep(timedelta(milliseconds=50))
+    stream = asked._streams[engine.url, life]
+    for _ in range(3):
+        assert "No such container" in (await asked.read(engine.url, "cpu", [life]))[life]
+    assert asked._streams[engine.url, life] is stream

@@ -4,6 +4,7 @@ Version 1 is read live in `tests/integration/test_docker_metrics.py`.
 """
 
 import asyncio
+import os
 import shutil
 from collections.abc import Iterator
 from datetime import timedelta
@@ -45,8 +46,10 @@ class Tree:
         (self.proc / str(pid) / "cgroup").write_text(f"0::{path}\n")
 
     def counts(self, kind: str, life: str = LIFE, pid: int | None = PID) -> cgroups.Counts | Absent:
-        found = self.groups.read(kind, life, pid, self.clock.monotonic())
-        return found if isinstance(found, Absent) else found[1]
+        try:
+            return self.groups.reader(kind, life, pid).read(self.clock.monotonic())[1]
+        except (OSError, LookupError, ValueError) as error:
+            return self.groups.failed(kind, life, error)
 
 
 @pytest.fixture
@@ -102,9 +105,18 @@ def test_the_path_is_what_the_kernel_says(tree: Tree, path: str) -> None:
 def test_a_process_of_somebody_else_is_never_measured(tree: Tree) -> None:
     tree.belongs_to("/system.slice/sshd.service")
     other = tree.counts("cpu")
-    assert other == Absent("process 4242 is another one here", elsewhere=True)
-    assert tree.counts("cpu", pid=None) == Absent("nobody says which process it is", elsewhere=True)
-    unseen = tree.counts("cpu", pid=77)
+    assert other == Absent("cpu cannot be read: process 4242 is another one here", elsewhere=True)
+    assert tree.counts("cpu", pid=None) == Absent(
+        "cpu cannot be read: nobody says which process it is", elsewhere=True
+    )
+    for nameless in ("", "@2026", ID[:11]):
+        assert isinstance(tree.counts("cpu", nameless), Absent)
+    assert tree.counts("pids", ID[:12]) == Absent(
+        "pids cannot be read: process 4242 is another one here", elsewhere=True
+    )
+    tree.belongs_to(f"/{SCOPE}")
+    assert tree.counts("pids", ID[:12]) == (17,)
+    unseen = tree.counts("cpu", "another-container@1", pid=77)
     assert isinstance(unseen, Absent)
     assert unseen.elsewhere
 
@@ -140,12 +152,34 @@ def test_descriptors_are_bounded(tree: Tree) -> None:
     assert open_files() == before
 
 
+def test_a_reader_outlives_the_closing_of_its_files(tree: Tree) -> None:
+    reader = tree.groups.reader("pids", LIFE, PID)
+    assert reader.read(tree.clock.monotonic())[1] == (17,)
+    tree.groups.drop(LIFE)
+    others = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]  # the numbers of other files now
+    (tree.group / "pids.current").write_text("18\n")
+    assert reader.read(timedelta(seconds=1))[1] == (18,)
+    for other in others:
+        os.close(other)
+
+
 def test_what_is_dropped_is_found_again(tree: Tree) -> None:
     assert tree.counts("pids") == (17,)
     tree.groups.drop(LIFE)
     tree.groups.drop(LIFE)
     (tree.group / "pids.current").write_text("18\n")
     assert tree.counts("pids") == (18,)
+
+
+def test_one_number_that_is_kept_from_us_does_not_cost_the_others(tree: Tree) -> None:
+    reader = tree.groups.reader("pids", LIFE, PID)
+    assert reader.read(timedelta(0))[1] == (17,)
+    before = open_files()
+    (tree.proc / "4242/ns/net").unlink()
+    refused = tree.counts("net")
+    assert isinstance(refused, Absent)
+    assert refused.elsewhere
+    assert open_files() == before
 
 
 def test_a_network_that_is_the_hosts_is_not_the_containers(tree: Tree) -> None:
