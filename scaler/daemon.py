@@ -39,6 +39,7 @@ from scaler.engine.watched import Condition
 from scaler.errors import ConfigError, Refused, Unavailable
 from scaler.interfaces import (
     Balancer,
+    Closing,
     Context,
     HealthProbe,
     MetricSource,
@@ -85,6 +86,9 @@ class Installed:
     async def aclose(self) -> None:
         for provider in self._providers.values():
             await provider.aclose()
+        for client in self._context.shared.values():
+            if isinstance(client, Closing):
+                await client.aclose()
         await self._http.aclose()
 
 

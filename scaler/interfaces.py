@@ -40,6 +40,13 @@ class Context:
     shared: dict[type, Any] = field(default_factory=dict)  # one client of each kind per process
 
 
+@runtime_checkable
+class Closing(Protocol):
+    """A client in `Context.shared` that holds something open until the process ends."""
+
+    async def aclose(self) -> None: ...
+
+
 class Provider(Protocol[T_contra]):
     """A connection to one platform that runs instances of targets."""
 

@@ -6,13 +6,14 @@ longer with `make test PYTEST="--hypothesis-profile=deep tests/properties"`.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from tests.integration.dockerd import Engine
+from tests.integration.harbour import Harbour
 from tests.integration.running import Running
 
 settings.register_profile("quick", max_examples=120, deadline=None, derandomize="CI" in os.environ)
@@ -42,6 +43,16 @@ def engine(dockerd: Engine) -> Iterator[Engine]:
     """The Docker engine, left empty by each test."""
     yield dockerd
     dockerd.remove_all()
+
+
+@pytest.fixture
+async def harbour(engine: Engine, tmp_path: Path) -> AsyncIterator[Harbour]:
+    """Docker providers on the engine."""
+    opened = Harbour(engine, tmp_path)
+    try:
+        yield opened
+    finally:
+        await opened.aclose()
 
 
 @pytest.fixture

@@ -174,3 +174,10 @@ def _said(error: Any) -> str:
 def is_local(url: str) -> bool:
     """Whether the engine is on this machine, so that its containers are processes we can see."""
     return url.startswith("unix://") and Path(url.removeprefix("unix://")).exists()
+
+
+def answered(error: ScalerError) -> bool:
+    """Whether the engine itself said so: it is there, and will hardly change its mind."""
+    from docker.errors import APIError  # noqa: PLC0415
+
+    return isinstance(error.__cause__, APIError)

@@ -1,10 +1,12 @@
 """aiohttp as a client: one session, no redirects, nothing kept alive, bounded bodies."""
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
+import yarl
 
 from scaler.errors import PermanentError, ScalerError, Unavailable, translate
 
@@ -52,6 +54,36 @@ class HttpClient:
             sent = self._open().post(url, data=body, headers=headers, allow_redirects=False)
             async with sent as response:
                 return Answer(response.status, await response.content.read(MOST_BYTES))
+
+    async def fetch(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        tls: ssl.SSLContext | None,
+        most_bytes: int,
+    ) -> Answer:
+        """The whole answer to one GET of an address that is encoded already.
+
+        Raises:
+            Unavailable: nobody listens, or what answers is no HTTP server.
+            PermanentError: the answer is larger than `most_bytes`.
+        """
+        shown = url.partition("?")[0]
+        asked = yarl.URL(url, encoded=True)
+        with translate(_ERRORS, doing=f"GET {shown}"):
+            async with self._open().get(
+                asked,
+                allow_redirects=False,
+                headers={"Accept-Encoding": "identity", **headers},
+                ssl=True if tls is None else tls,
+            ) as response:
+                body = bytearray()
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if len(body) > most_bytes:
+                        raise PermanentError(f"{shown} answers with more than {most_bytes} bytes")
+                return Answer(response.status, bytes(body))
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:

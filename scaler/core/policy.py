@@ -262,7 +262,11 @@ class Metric(Model):
     memory: Level | None = None
     """Short for a metric named `memory`: utilization (`80%`) or so much per instance (`512MiB`)."""
     name: Annotated[str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_.-]{0,62})?$")] = ""
-    """Its name in messages; for the platform it says what is measured: `cpu` or `memory`."""
+    """Its name in messages; for the platform it says what is measured: `cpu` or `memory`.
+
+    Docker also knows `throttled`, `pressure_cpu`, `pressure_memory` and `pressure_io` (shares of
+    time), `pids`, and `io_read`, `io_write`, `net_in`, `net_out` (bytes per second).
+    """
     source: SerializeAsAny[Source] = Source()
     """Where it is read; the platform itself when it is not given."""
     of: Literal["limit", "request", "host"] = "limit"

@@ -308,7 +308,9 @@ def _instance(
     return Instance(
         id=name,
         state=state,
-        incarnation=task["ID"],
+        incarnation=f"{container['ContainerID'][:12]}@{task['ID']}"
+        if container.get("ContainerID")
+        else task["ID"],
         created_at=_moment(task["CreatedAt"]),
         started_at=changed if running and not checked else None,
         ready=True if running and checked else None,

@@ -19,9 +19,9 @@ from scaler.core.document import Target
 from scaler.core.model import Fleet, Instance, InstanceId, State
 from scaler.errors import ScalerError
 from scaler.interfaces import Ability, Context, Provider, Watching
-from scaler.providers import local, swarm
+from scaler.providers import docker, local, swarm
 from tests.integration import swarms
-from tests.integration.dockerd import Engine
+from tests.integration.dockerd import BUSYBOX, Engine
 
 pytestmark = pytest.mark.live
 PATIENCE_S = 30.0
@@ -66,6 +66,50 @@ async def local_platform(tmp_path: Path, request: pytest.FixtureRequest) -> Asyn
 
 
 @asynccontextmanager
+async def docker_platform(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[Platform]:
+    """Copies of two containers that are gone: their templates are all that is known of them."""
+    engine: Engine = request.getfixturevalue("engine")
+    opened: list[Context] = []
+
+    async def end(instance: Instance) -> None:
+        assert instance.pid
+        os.kill(instance.pid, signal.SIGKILL)
+
+    def connect() -> Provider[Any]:
+        opened.append(Context(clock=SystemClock(), state_dir=tmp_path, random=Random(1)))
+        return docker.PLUGIN.open(opened[-1])
+
+    def target(name: str, policy: str) -> Target:
+        return docker.DockerTarget(
+            container=name,
+            engine=engine.url,
+            remove="any",
+            grace="1s",
+            policy=policy,
+            kind="docker",
+        )
+
+    platform = Platform(
+        open=connect, target=target("web", "web"), broken=target("bad", "bad"), end=end
+    )
+    engine.run("web", "--network=none", BUSYBOX, "sleep", "600")
+    engine.docker("create", "--name=bad", "--network=none", BUSYBOX, "/no/such/program")
+    provider = connect()
+    for gone in (platform.target, platform.broken):
+        await provider.observe(gone)
+        await provider.scale(gone, 0)
+        await until(provider, gone, lambda fleet: not fleet.instances)
+    await provider.aclose()
+    try:
+        yield platform
+    finally:
+        for context in opened:
+            await context.shared[Engines].aclose()
+
+
+@asynccontextmanager
 async def swarm_platform(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Platform]:
     """Services of a swarm of one node. It starts again what ended, except what never could."""
     engine: Engine = request.getfixturevalue("engine")
@@ -94,7 +138,7 @@ async def swarm_platform(tmp_path: Path, request: pytest.FixtureRequest) -> Asyn
                 await context.shared[Engines].aclose()
 
 
-PLATFORMS = {"local": local_platform, "swarm": swarm_platform}
+PLATFORMS = {"local": local_platform, "docker": docker_platform, "swarm": swarm_platform}
 
 
 @pytest.fixture(params=PLATFORMS)

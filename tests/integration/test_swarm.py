@@ -2,20 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
-from scaler import daemon, policyfile
+from scaler import daemon, plugins, policyfile
 from scaler.clients import swarm as calls
 from scaler.clients.docker import Engines
 from scaler.clock import SystemClock
 from scaler.core.journal import Entry, Kind
 from scaler.core.model import Fleet, InstanceId, State
-from scaler.core.policy import Policy
+from scaler.core.policy import Metric, Policy
 from scaler.engine.manager import ScalingManager
 from scaler.engine.recorder import Recorder
 from scaler.errors import Conflict, NotFound, PermanentError, Unsupported
@@ -215,6 +215,31 @@ async def test_who_else_sets_the_count_is_noticed_until_it_is_as_asked(
     swarm.engine.docker("service", "rm", "web")
     swarm.create("web", "--replicas=1")
     assert (await provider.observe(target)).notices == (), "another service of the same name"
+
+
+async def test_cpu_and_memory_of_tasks_of_this_node_are_read(
+    swarm: Swarm, connect: Connect
+) -> None:
+    swarm.create("web", "--limit-memory=64m", run=("sh", "-c", "while :; do :; done"))
+    provider = connect()
+    target = web(swarm.engine)
+    fleet = await until(
+        provider, target, lambda f: [i.state for i in f.instances] == [State.RUNNING]
+    )
+    context = Context(clock=SystemClock(), state_dir=Path(), random=Random(1))
+    cpu, memory = (
+        plugins.source("swarm").open(Metric.model_validate({name: "50%"}), target, context)
+        for name in ("cpu", "memory")
+    )
+    before = datetime.now(UTC) - timedelta(minutes=1)
+    await cpu.read(fleet, before, datetime.now(UTC))
+    await asyncio.sleep(0.5)
+    [sample] = (await cpu.read(fleet, before, datetime.now(UTC))).samples
+    assert 0.05 < sample.value < 1.5
+    [sample] = (await memory.read(fleet, before, datetime.now(UTC))).samples
+    assert 0 < sample.value < 64 << 20
+    assert sample.base == 64 << 20
+    await context.shared[Engines].aclose()
 
 
 async def test_restart_lets_swarm_replace_the_task(swarm: Swarm, connect: Connect) -> None:
