@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -19,7 +20,7 @@ from scaler.core.policy import Metric, Policy
 from scaler.engine.manager import ScalingManager
 from scaler.engine.recorder import Recorder
 from scaler.errors import Conflict, NotFound, PermanentError, Unsupported
-from scaler.interfaces import Context
+from scaler.interfaces import Context, Executing
 from scaler.providers.swarm import PLUGIN, SwarmProvider, SwarmTarget
 from scaler.stores.memory import MemoryStore
 from tests.integration.dockerd import Engine
@@ -253,6 +254,21 @@ async def test_restart_lets_swarm_replace_the_task(swarm: Swarm, connect: Connec
     after = await until(provider, target, all_run)
     assert after.instances[0].incarnation == before.instances[0].incarnation
     assert after.instances[1].incarnation != before.instances[1].incarnation
+
+
+async def test_commands_run_inside_tasks_of_this_node(swarm: Swarm, connect: Connect) -> None:
+    swarm.create("web", "--replicas=2", "--hostname={{.Task.Slot}}")
+    provider, target = connect(), web(swarm.engine)
+    one, two = (await until(provider, target, all_run)).instances
+    assert isinstance(provider, Executing)
+    assert await provider.execute(one, ["hostname"]) == (0, "1\n")
+    assert await provider.execute(two, ["sh", "-c", "hostname; exit 3"]) == (3, "2\n")
+    with pytest.raises(NotFound, match="nosuch"):
+        await provider.execute(one, ["nosuch"])
+    elsewhere = replace(one, incarnation=f"0123456789ab@{one.incarnation.partition('@')[2]}")
+    provider._seen["web"] = swarm.engine.url, frozenset([elsewhere.incarnation])
+    with pytest.raises(Unsupported, match="runs on another node"):
+        await provider.execute(elsewhere, ["true"])
 
 
 async def test_a_quiet_look_asks_only_for_what_runs(
