@@ -298,11 +298,16 @@ class Groups:
         key = (folder, *form.files)
         files = group.files.get(key)
         if files is None:
-            files = group.files[key] = _Files()
-            files.first = self._opened(group, f"{folder}/{form.files[0]}")
-            for name in form.files[1:]:
-                files.second = self._opened(group, f"{folder}/{name}")
+            files = _Files()
+            try:
+                files.first = self._opened(group, f"{folder}/{form.files[0]}")
+                for name in form.files[1:]:
+                    files.second = self._opened(group, f"{folder}/{name}")
+            except OSError:
+                self._open -= files.close()
+                raise
             files.most = SIZES.get(form.files[-1], MOST_BYTES)
+            group.files[key] = files
         return files
 
     def _opened(self, group: _Group, path: str) -> int:

@@ -196,6 +196,10 @@ def test_a_file_that_is_no_more_what_it_was_is_a_reason(tree: Tree) -> None:
     assert isinstance(found, Absent)
     assert found.because.startswith("cpu cannot be read")
     (tree.group / "pids.current").unlink()
-    found = tree.counts("pids")
-    assert isinstance(found, Absent)
-    assert "No such file" in found.because
+    (tree.group / "memory.stat").unlink()
+    before = open_files()
+    for kind in ("pids", "memory", "pids", "memory"):
+        found = tree.counts(kind)
+        assert isinstance(found, Absent)
+        assert "No such file" in found.because
+    assert open_files() == before
