@@ -58,7 +58,8 @@ class _Entry:
     stopped_at: datetime | None = None  # when it was heard
     died_at: timedelta | None = None  # `die` was heard since its start; monotonic
     exit_code: int | None = None
-    asked: bool = False  # whether it was stopped, of events from before
+    asked: bool = False  # how it ended, of what the engine remembers
+    remembered: bool = False  # it does, so it ended in the present life of the engine
 
 
 @dataclass(slots=True)
@@ -206,22 +207,27 @@ class View:
             entry.asked = False
         entry.seen, entry.name, entry.labels = seen, seen.name, seen.labels
         if seen.status == "exited" and entry.died_at is None and not entry.asked:
-            entry.stopped |= await self._was_stopped(seen)
+            told = await self._told(seen)
+            entry.stopped |= "stop" in told
+            entry.remembered = "die" in told
             entry.asked = True
 
-    async def _was_stopped(self, seen: Seen) -> bool:
-        """Whether an end that we did not witness was a stop by hand, as far as events go back."""
-        if seen.finished_at is None:
-            return False
-        at = seen.finished_at.timestamp()
-        asked = {"container": [seen.id], "event": ["stop"]}
+    async def _told(self, seen: Seen) -> set[str]:
+        """What the engine remembers of an end that we did not witness: `die`, and `stop` by hand.
 
-        def ask(api: "APIClient") -> bool:
-            # Bounded by the 256 events that an engine keeps; `until` in the past ends the answer.
+        It remembers 256 events, and none from before its own start.
+        """
+        if seen.finished_at is None:
+            return set()
+        at = seen.finished_at.timestamp()
+        asked = {"container": [seen.id], "event": ["stop", "die"]}
+
+        def ask(api: "APIClient") -> set[str]:
+            # `until` in the past ends the answer.
             told = api.events(
                 since=f"{at - 1:.6f}", until=f"{at + 0.5:.6f}", filters=asked, decode=True
             )
-            return any(True for _ in told)
+            return {str(event.get("Action")) for event in told}
 
         return await self.engine.call(f"asking how {seen.name} ended", ask)
 
@@ -235,7 +241,8 @@ class View:
             seen,
             by_hand=entry.stopped,
             ending=entry.killed and fresh and not entry.stopped,
-            with_engine=entry.died_at is None and not entry.stopped and self._in_outage(seen),
+            with_engine=self._in_outage(seen)
+            and not (entry.stopped or entry.remembered or entry.died_at is not None),
         )
 
     def _forget(self, container: str) -> None:
@@ -300,7 +307,7 @@ class View:
         entry.dirty = True
         match event.action:
             case "start":
-                entry.killed = entry.stopped = entry.asked = False
+                entry.killed = entry.stopped = entry.asked = entry.remembered = False
                 entry.died_at = entry.exit_code = entry.stopped_at = None
             case "kill":
                 entry.killed = True

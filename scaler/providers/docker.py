@@ -78,6 +78,8 @@ class DockerTarget(Target):
     """After its stop signal it is killed after this long; its own `stop_timeout` if not given."""
     shared_volumes: Literal["refuse", "ok"] = "refuse"
     """`ok`: copies may write to the same volumes and folders."""
+    static_ip: Literal["refuse", "drop"] = "refuse"
+    """`drop`: copies of a container with a fixed address get addresses of their own."""
     remove: Literal["own", "any"] = "own"
     """`any`: containers that scaler has not created may be removed too."""
     spares: Annotated[int, Field(ge=0, le=100)] = 0
@@ -139,12 +141,11 @@ class DockerProvider:
         self._engines = context.shared.setdefault(Engines, Engines())
         self._yards: dict[str, Yard] = {}  # by url as it is written
         self._crews: dict[str, tuple[DockerTarget, Crew]] = {}
-        self._engine_of: dict[str, str] = {}  # url by policy, for commands
         self._readers: set[_Notices] = set()
 
     async def observe(self, target: DockerTarget) -> Fleet:
         crew = await self._crew(target)
-        sight = await crew.finish(crew.look())
+        sight = await crew.look()
         _one_project(target, sight)
         instances = tuple(self._instance(target, member, sight) for member in sight.members)
         return Fleet(
@@ -169,8 +170,9 @@ class DockerProvider:
 
     async def execute(self, instance: Instance, command: Sequence[str]) -> tuple[int, str]:
         container, _, _ = instance.incarnation.partition("@")
-        engine = self._engines.at(self._engine_of.get(container, ""))
-        return await docker_exec.execute(engine, container or instance.id, command)
+        crews = self._crews.values()
+        url = next((target.engine for target, crew in crews if container in crew.ids), "")
+        return await docker_exec.execute(self._engines.at(url), container, command)
 
     async def labelled(self, label: str) -> Sequence[Labelled]:
         """All on the default engine that carries this label, services of compose first."""
@@ -238,7 +240,6 @@ class DockerProvider:
                 because=slot.because,
                 failed_at=slot.failed_at,
             )
-        self._engine_of[seen.id[:12]] = target.engine
         state_, health, because = _state(member, sight)
         host, port = _address(target, seen)
         return Instance(
@@ -274,6 +275,7 @@ def _orders(target: DockerTarget) -> Orders:
         port=target.port,
         grace=target.grace,
         shared_volumes=target.shared_volumes == "ok",
+        other_addresses=target.static_ip == "drop",
         remove_any=target.remove == "any",
         spares=target.spares,
     )

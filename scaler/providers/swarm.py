@@ -17,12 +17,12 @@ from typing import Any, Final, Self
 
 from pydantic import model_validator
 
-from scaler.clients import swarm
-from scaler.clients.docker import Engine, Engines, is_local
+from scaler.clients import docker_exec, swarm
+from scaler.clients.docker import Engine, Engines, answered, is_local
 from scaler.clients.swarm_book import Book, Note
 from scaler.core.document import Target
 from scaler.core.model import Fleet, Instance, InstanceId, State
-from scaler.errors import NotFound, PermanentError, Unsupported
+from scaler.errors import NotFound, PermanentError, Unavailable, Unsupported
 from scaler.interfaces import Ability, Context, Labelled
 
 NODES_EVERY: Final = timedelta(minutes=5)  # how large nodes are hardly changes
@@ -74,6 +74,7 @@ class SwarmProvider:
         self._book = Book(context.state_dir / "swarm")
         self._calm: dict[str, frozenset[str]] = {}  # by policy: tasks, while nothing moves
         self._writing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._seen: dict[str, tuple[str, frozenset[str]]] = {}  # by policy: engine, incarnations
         self._here: dict[str, str] = {}  # by engine: its node
         self._nodes: dict[str, tuple[timedelta, dict[str, Json]]] = {}
 
@@ -82,12 +83,13 @@ class SwarmProvider:
         service = await self._service(target)
         wanted = swarm.replicas(service)
         tasks = await self._tasks(engine, service["ID"], target.policy, wanted)
-        place = await self._place(engine, service)
+        instances = fleet_of(service, tasks, await self._place(engine, service))
+        self._seen[target.policy] = target.engine, frozenset(i.incarnation for i in instances)
         return Fleet(
             target=target.policy,
             at=self._clock.now(),
             wanted=wanted,
-            instances=fleet_of(service, tasks, place),
+            instances=instances,
             rollout=_rollout(service.get("UpdateStatus") or {}),
             notices=self._notices(target, service, wanted),
         )
@@ -132,6 +134,22 @@ class SwarmProvider:
             raise Unsupported(
                 f"{instance} runs on another node, which this manager cannot reach into; give "
                 f"{name} a health check, by which Swarm replaces the sick on every node"
+            ) from error
+
+    async def execute(self, instance: Instance, command: Sequence[str]) -> tuple[int, str]:
+        container, _, task = instance.incarnation.partition("@")
+        if not task:
+            raise Unavailable(f"{instance.id} has no container yet")
+        seen = self._seen.values()
+        url = next((url for url, lives in seen if instance.incarnation in lives), "")
+        try:
+            return await docker_exec.execute(self._engines.at(url), container, command)
+        except NotFound as error:
+            if not answered(error):
+                raise
+            raise Unsupported(
+                f"{instance.id} runs on another node, where this manager can run no command; "
+                "use a probe by http or tcp"
             ) from error
 
     async def labelled(self, label: str) -> Sequence[Labelled]:

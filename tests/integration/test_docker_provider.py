@@ -119,6 +119,20 @@ async def test_what_cannot_be_copied_is_refused_with_its_reasons(harbour: Harbou
     await until(provider, bolder, all_running(2))
 
 
+async def test_a_fixed_address_is_refused_unless_copies_may_have_others(harbour: Harbour) -> None:
+    harbour.engine.docker("network", "create", "--subnet=10.199.7.0/24", "fixed")
+    harbour.engine.run("web", "--network=fixed", "--ip=10.199.7.9", *SLEEP)
+    provider, target = harbour.connect(), harbour.target(container="web")
+    await provider.observe(target)
+    with pytest.raises(PermanentError, match=r"10\.199\.7\.9 in network fixed .*static_ip: drop"):
+        await provider.scale(target, 2)
+    freer = harbour.target(container="web", static_ip="drop")
+    await provider.scale(freer, 2)
+    fleet = await until(provider, freer, all_running(2))
+    assert fleet.instances[0].host == "10.199.7.9"
+    assert fleet.instances[1].host not in ("", "10.199.7.9")
+
+
 async def test_ports_come_from_the_range_and_an_exhausted_one_is_said_once(
     harbour: Harbour,
 ) -> None:
@@ -128,11 +142,9 @@ async def test_ports_come_from_the_range_and_an_exhausted_one_is_said_once(
     target = harbour.target(container="web", ports=f"{low}-{high}")
     await provider.scale(target, 3)
     fleet = await until(provider, target, all_running(3))
-    assert [(i.host, i.port) for i in fleet.instances] == [
-        ("127.0.0.1", own),
-        ("127.0.0.1", low),
-        ("127.0.0.1", high),
-    ]
+    assert {i.host for i in fleet.instances} == {"127.0.0.1"}
+    assert fleet.instances[0].port == own
+    assert {i.port for i in fleet.instances[1:]} == {low, high}
     await provider.scale(target, 4)
     fleet = await until(provider, target, is_("web-4", State.FAILED))
     assert one(fleet, "web-4").because == (

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -9,16 +10,21 @@ from typing import Any
 
 import pytest
 
-from scaler import plugins, policyfile
+from scaler import daemon, plugins, policyfile
 from scaler.clients import swarm as calls
 from scaler.clients.docker import Engines
 from scaler.clock import SystemClock
+from scaler.core.journal import Entry, Kind
 from scaler.core.model import Fleet, InstanceId, State
-from scaler.core.policy import Metric
+from scaler.core.policy import Metric, Policy
+from scaler.engine.manager import ScalingManager
+from scaler.engine.recorder import Recorder
 from scaler.errors import Conflict, NotFound, PermanentError, Unsupported
-from scaler.interfaces import Context
+from scaler.interfaces import Context, Executing
 from scaler.providers.swarm import PLUGIN, SwarmProvider, SwarmTarget
+from scaler.stores.memory import MemoryStore
 from tests.integration.dockerd import Engine
+from tests.integration.socket_proxy import SocketProxy
 from tests.integration.swarms import Swarm, started
 
 pytestmark = pytest.mark.live
@@ -250,6 +256,21 @@ async def test_restart_lets_swarm_replace_the_task(swarm: Swarm, connect: Connec
     assert after.instances[1].incarnation != before.instances[1].incarnation
 
 
+async def test_commands_run_inside_tasks_of_this_node(swarm: Swarm, connect: Connect) -> None:
+    swarm.create("web", "--replicas=2", "--hostname={{.Task.Slot}}")
+    provider, target = connect(), web(swarm.engine)
+    one, two = (await until(provider, target, all_run)).instances
+    assert isinstance(provider, Executing)
+    assert await provider.execute(one, ["hostname"]) == (0, "1\n")
+    assert await provider.execute(two, ["sh", "-c", "hostname; exit 3"]) == (3, "2\n")
+    with pytest.raises(NotFound, match="nosuch"):
+        await provider.execute(one, ["nosuch"])
+    elsewhere = replace(one, incarnation=f"0123456789ab@{one.incarnation.partition('@')[2]}")
+    provider._seen["web"] = swarm.engine.url, frozenset([elsewhere.incarnation])
+    with pytest.raises(Unsupported, match="runs on another node"):
+        await provider.execute(elsewhere, ["true"])
+
+
 async def test_a_quiet_look_asks_only_for_what_runs(
     swarm: Swarm, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +325,60 @@ async def test_an_engine_that_is_no_manager_says_what_to_do(
 ) -> None:
     with pytest.raises(PermanentError, match="docker swarm init"):
         await connect().observe(web(engine))
+
+
+async def test_behind_a_proxy_that_shows_services_only_tasks_are_seen_and_scaled(
+    swarm: Swarm, connect: Connect
+) -> None:
+    proxy = SocketProxy(swarm.engine.socket, {"SERVICES": True, "TASKS": True, "POST": True})
+    proxy.start()
+    try:
+        swarm.create("web", "--replicas=1")
+        provider = connect()
+        target = SwarmTarget(kind="swarm", policy="web", service="web", engine=proxy.url)
+        await provider.scale(target, 2)
+        fleet = await until(provider, target, all_run)
+        assert [(i.pid, dict(i.bases)) for i in fleet.instances] == [(None, {})] * 2
+    finally:
+        proxy.stop()
+
+
+async def test_the_engine_brings_back_a_count_that_somebody_changed(
+    swarm: Swarm, tmp_path: Path
+) -> None:
+    swarm.create("web", "--replicas=0")
+    clock = SystemClock()
+    told: list[Entry] = []
+    context = Context(clock=clock, state_dir=tmp_path, random=Random(1))
+    adapters = daemon.Installed(context)
+    recorder = Recorder(store=MemoryStore(), clock=clock, tell=told.append)
+    manager = ScalingManager(adapters=adapters, recorder=recorder, clock=clock, tell=told.append)
+    limits = {"min": 2, "max": 4}
+    fields = {"name": "web", "target": web(swarm.engine), "limits": limits, "every": "1s"}
+    await manager.apply({"web": Policy.model_validate(fields)})
+
+    async def tick_until(holds: Callable[[Fleet], bool]) -> None:
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while True:
+            await asyncio.gather(*manager.tick())
+            fleet = manager.watched["web"].fleet
+            if fleet is not None and fleet.wanted == 2 and holds(fleet):
+                return
+            assert asyncio.get_running_loop().time() < deadline, manager.watched["web"].trouble
+            await asyncio.sleep(0.1)
+
+    try:
+        await tick_until(all_run)
+        swarm.engine.docker("service", "scale", "--detach", "web=1")
+        await asyncio.gather(*manager.tick())
+        assert swarm.inspect("web")["Spec"]["Mode"]["Replicated"]["Replicas"] == 2
+        await tick_until(all_run)
+        said = [entry.summary for entry in told if entry.kind is Kind.NOTICED]
+        assert said == ["web: somebody set web to 1; 2 were asked for before"]
+    finally:
+        await manager.drain(timedelta(seconds=5))
+        await adapters.aclose()
+        await context.shared[Engines].aclose()
 
 
 async def test_services_with_a_label_are_found(
