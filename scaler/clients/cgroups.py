@@ -157,14 +157,15 @@ VERSION_2: Final[Mapping[str, Form]] = {
 class _Files:
     """One or two files that are read together, and what they said last."""
 
-    __slots__ = ("at", "first", "most", "second", "texts")
+    __slots__ = ("at", "first", "more", "most", "second", "text")
 
     def __init__(self) -> None:
         self.first = CLOSED
         self.second = CLOSED
         self.most = MOST_BYTES  # of the last of them
         self.at = NEVER
-        self.texts: tuple[bytes, ...] = ()
+        self.text = b""  # of the first
+        self.more = b""  # of the second
 
     def close(self) -> int:
         """How many descriptors that were."""
@@ -211,30 +212,31 @@ class Reader(Protocol):
 class _FileReader:
     """A plain object: a closure is spread over ten pieces of memory, each of them cold by then."""
 
-    __slots__ = ("again", "files", "parse")
+    __slots__ = ("again", "double", "files", "parse")
 
-    def __init__(
-        self, files: _Files, parse: Callable[..., Counts], again: Callable[[], Reader]
-    ) -> None:
+    def __init__(self, files: _Files, form: Form, again: Callable[[], Reader]) -> None:
         self.files = files
-        self.parse = parse
+        self.parse = form.parse
+        self.double = len(form.files) > 1
         self.again = again
 
     def read(self, now: timedelta) -> tuple[timedelta, Counts]:
         files = self.files
         if now - files.at >= SHARED:
             try:
-                if files.second != CLOSED:
-                    text = pread(files.first, SMALL, 0)
-                    files.texts = text, pread(files.second, files.most, 0)
+                if self.double:
+                    files.text = pread(files.first, SMALL, 0)
+                    files.more = pread(files.second, files.most, 0)
                 else:
-                    files.texts = (pread(files.first, files.most, 0),)
+                    files.text = pread(files.first, files.most, 0)
             except OSError as error:
                 if error.errno != EBADF:
                     raise
                 return self.again().read(now)  # it was closed to make room
             files.at = now
-        return files.at, self.parse(*files.texts)
+        if self.double:
+            return files.at, self.parse(files.text, files.more)
+        return files.at, self.parse(files.text)
 
 
 class _NetworkReader:
@@ -250,11 +252,11 @@ class _NetworkReader:
     def read(self, now: timedelta) -> tuple[timedelta, Counts]:
         files = self.files
         if now - files.at >= SHARED:
-            files.texts = ((self.process / "net/dev").read_bytes(),)
+            text = (self.process / "net/dev").read_bytes()
             if self.container not in (self.process / "cgroup").read_text():
                 raise OSError(ENODEV, os.strerror(ENODEV))
-            files.at = now
-        return files.at, _network(files.texts[0])
+            files.text, files.at = text, now
+        return files.at, _network(files.text)
 
 
 class Groups:
@@ -292,17 +294,22 @@ class Groups:
             return self._network_reader(group)
         folder, form = self._form(group, kind)
         files = self._files(group, folder, form)
-        return _FileReader(files, form.parse, partial(self.reader, kind, life, pid))
+        return _FileReader(files, form, partial(self.reader, kind, life, pid))
 
     def _files(self, group: _Group, folder: str, form: Form) -> _Files:
         key = (folder, *form.files)
         files = group.files.get(key)
         if files is None:
-            files = group.files[key] = _Files()
-            files.first = self._opened(group, f"{folder}/{form.files[0]}")
-            for name in form.files[1:]:
-                files.second = self._opened(group, f"{folder}/{name}")
+            files = _Files()
+            try:
+                files.first = self._opened(group, f"{folder}/{form.files[0]}")
+                for name in form.files[1:]:
+                    files.second = self._opened(group, f"{folder}/{name}")
+            except OSError:
+                self._open -= files.close()
+                raise
             files.most = SIZES.get(form.files[-1], MOST_BYTES)
+            group.files[key] = files
         return files
 
     def _opened(self, group: _Group, path: str) -> int:

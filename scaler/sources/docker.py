@@ -106,7 +106,8 @@ class DockerMetrics:
 
     async def read(self, fleet: Fleet, since: datetime, now: datetime) -> Reading:  # noqa: ARG002 - no past
         name = self._metric.name
-        running = [i for i in fleet.instances if i.state is State.RUNNING]
+        runs = State.RUNNING
+        running = [i for i in fleet.instances if i.state is runs]
         self._follow(running)
         if not running:
             return Reading(metric=name, missing="no instance is running")
@@ -125,7 +126,7 @@ class DockerMetrics:
             others += self._of_kernel(part, looks, samples, absent)
         if others:
             await self._of_engine(others, samples, absent)
-        found = tuple(sample for sample in samples if sample.at > since)
+        found = tuple([sample for sample in samples if sample.at > since])
         return Reading(metric=name, samples=found, missing=None if found else _why(absent))
 
     def _of_kernel(

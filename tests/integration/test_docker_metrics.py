@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from scaler import plugins
 from scaler.clients import cgroups
 from scaler.clients.docker import Engines
 from scaler.clients.stats import IMMEDIATE, Stats
@@ -296,3 +297,24 @@ async def test_a_container_that_is_not_there_is_not_asked_for_at_every_look(
     for _ in range(3):
         assert "No such container" in (await asked.read(engine.url, "cpu", [life]))[life]
     assert asked._streams[engine.url, life] is stream
+
+
+async def test_what_the_provider_reports_is_what_the_kernel_is_asked_for(
+    engine: Engine, asker: Asker
+) -> None:
+    limited(engine, "web", BUSY)
+    kind = plugins.provider("docker")
+    target = kind.target.model_validate(
+        {"kind": "docker", "policy": "web", "container": "web", "engine": engine.url}
+    )
+    provider = kind.open(asker.context)
+    try:
+        (seen,) = (await provider.observe(target)).instances
+        await asker.read("cpu", seen)
+        kernel: cgroups.Groups = asker.context.shared[cgroups.Groups]
+        kernel.reader("cpu", seen.incarnation, seen.pid)  # raises if it was not the kernel
+        sample = await asker.until("cpu", seen)
+    finally:
+        await provider.aclose()
+    assert sample.base == pytest.approx(0.3)
+    assert 0 < sample.value < 0.5

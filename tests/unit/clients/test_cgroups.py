@@ -5,7 +5,6 @@ Version 1 is read live in `tests/integration/test_docker_metrics.py`.
 
 import asyncio
 import os
-import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,43 +12,8 @@ from pathlib import Path
 import pytest
 
 from scaler.clients import cgroups
-from scaler.clients.cgroups import Absent, Groups
-from scaler.clock import ManualClock
-
-RECORDED = Path("tests/data/cgroup/v2")
-ID = "3f1c9d0e6a7b4c5d8e9f00112233445566778899aabbccddeeff0123456789ab"
-LIFE = f"{ID}@2026-01-01T00:00:00Z"
-PID = 4242
-SCOPE = f"system.slice/docker-{ID}.scope"
-
-
-class Tree:
-    """The recorded tree, to be changed."""
-
-    def __init__(self, folder: Path) -> None:
-        shutil.copytree(RECORDED, folder, dirs_exist_ok=True)
-        self.sys = folder / "sys"
-        self.proc = folder / "proc"
-        self.group = self.sys / SCOPE
-        (self.proc / "4242/ns").mkdir(exist_ok=True)
-        (self.proc / "1/ns").mkdir(parents=True)
-        (self.proc / "4242/ns/net").symlink_to("net:[4026532001]")
-        (self.proc / "1/ns/net").symlink_to("net:[4026531840]")
-        self.clock = ManualClock()
-        self.groups = self.made()
-
-    def made(self, most_files: int = 100) -> Groups:
-        return Groups(root=self.sys, proc=self.proc, most_files=most_files)
-
-    def belongs_to(self, path: str, pid: int = PID) -> None:
-        (self.proc / str(pid)).mkdir(exist_ok=True)
-        (self.proc / str(pid) / "cgroup").write_text(f"0::{path}\n")
-
-    def counts(self, kind: str, life: str = LIFE, pid: int | None = PID) -> cgroups.Counts | Absent:
-        try:
-            return self.groups.reader(kind, life, pid).read(self.clock.monotonic())[1]
-        except (OSError, LookupError, ValueError) as error:
-            return self.groups.failed(kind, life, error)
+from scaler.clients.cgroups import Absent
+from tests.fakes.cgroup_tree import ID, LIFE, PID, SCOPE, Tree
 
 
 @pytest.fixture
@@ -109,13 +73,13 @@ def test_a_process_of_somebody_else_is_never_measured(tree: Tree) -> None:
     assert tree.counts("cpu", pid=None) == Absent(
         "cpu cannot be read: nobody says which process it is", elsewhere=True
     )
-    for nameless in ("", "@2026", ID[:11]):
-        assert isinstance(tree.counts("cpu", nameless), Absent)
     assert tree.counts("pids", ID[:12]) == Absent(
         "pids cannot be read: process 4242 is another one here", elsewhere=True
     )
     tree.belongs_to(f"/{SCOPE}")
     assert tree.counts("pids", ID[:12]) == (17,)
+    for nameless in ("", "@2026", ID[:11]):
+        assert isinstance(tree.counts("cpu", nameless), Absent)
     unseen = tree.counts("cpu", "another-container@1", pid=77)
     assert isinstance(unseen, Absent)
     assert unseen.elsewhere
@@ -196,6 +160,10 @@ def test_a_file_that_is_no_more_what_it_was_is_a_reason(tree: Tree) -> None:
     assert isinstance(found, Absent)
     assert found.because.startswith("cpu cannot be read")
     (tree.group / "pids.current").unlink()
-    found = tree.counts("pids")
-    assert isinstance(found, Absent)
-    assert "No such file" in found.because
+    (tree.group / "memory.stat").unlink()
+    before = open_files()
+    for kind in ("pids", "memory", "pids", "memory"):
+        found = tree.counts(kind)
+        assert isinstance(found, Absent)
+        assert "No such file" in found.because
+    assert open_files() == before

@@ -5,6 +5,7 @@ import json
 import socketserver
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
@@ -134,6 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(200, {"NCPU": 16, "MemTotal": 2**34})
         else:
             self.server.asked.append(self.path)
+            time.sleep(0.3)  # long enough for a second question to come meanwhile
             answer = self.server.answers.get(self.path.split("/")[3])
             if answer is None:
                 self._say(404, {"message": "No such container"})
