@@ -60,17 +60,27 @@ class Template:
         return made
 
 
-def template(inspected: Mapping[str, Any], *, shared_volumes: bool, has_ports: bool) -> Template:
+def template(
+    inspected: Mapping[str, Any],
+    *,
+    shared_volumes: bool,
+    has_ports: bool,
+    other_addresses: bool = True,
+) -> Template:
     """How to make copies of a container; the same for a copy as for its original.
 
     `shared_volumes`: several may write to the same volume. `has_ports`: whoever makes copies
-    chooses their host ports, on 127.0.0.1 unless the original names an address.
+    chooses their host ports, on 127.0.0.1 unless the original names an address. `other_addresses`:
+    a fixed address of the original in a network is of no account to those who look for it.
 
     Raises:
         Unsupported: there can be no second one; the message has every reason, each with a remedy.
     """
     seen = _copy(inspected)
-    if reasons := list(_reasons(seen, shared_volumes=shared_volumes, has_ports=has_ports)):
+    reasons = list(_reasons(seen, shared_volumes=shared_volumes, has_ports=has_ports))
+    if not other_addresses:
+        reasons += _fixed_addresses(seen)
+    if reasons:
         name = seen["Name"].lstrip("/")
         raise Unsupported(f"{name} cannot be copied: {'; '.join(reasons)}")
     config, host = seen["Config"], seen["HostConfig"]
@@ -164,6 +174,17 @@ def _ties(seen: Body) -> Iterator[str]:
         yield f"its host name {hostname} is set by hand and would not be unique; leave it out"
     if service := (config.get("Labels") or {}).get(SWARM_SERVICE):
         yield f"it is of the Swarm service {service}; scale that: `swarm: {{service: {service}}}`"
+
+
+def _fixed_addresses(seen: Body) -> Iterator[str]:
+    for network, settings in (seen["NetworkSettings"].get("Networks") or {}).items():
+        given = (settings or {}).get("IPAMConfig") or {}
+        fixed = [given[key] for key in ("IPv4Address", "IPv6Address") if given.get(key)]
+        if fixed:
+            yield (
+                f"its address {' and '.join(fixed)} in network {network} is fixed; write "
+                "`static_ip: drop` if copies may have others"
+            )
 
 
 def _is_fixed(binding: Mapping[str, str]) -> bool:

@@ -262,7 +262,8 @@ class Crew:
         if one is None or (docker_seen.INSTANCE in one.labels and desk.template is not None):
             return
         orders = desk.orders
-        mark = f"{one.id} {orders.shared_volumes} {orders.ports is not None}"
+        allowed = orders.shared_volumes, orders.ports is not None, orders.other_addresses
+        mark = f"{one.id} {allowed}"
         if mark == self._tried or (mark == desk.book.origin and desk.template is not None):
             return
         inspected = await self._yard.hands.inspect(one.id)
@@ -274,6 +275,7 @@ class Crew:
                 inspected,
                 shared_volumes=orders.shared_volumes,
                 has_ports=orders.ports is not None,
+                other_addresses=orders.other_addresses,
             )
         except PermanentError as error:
             desk.refusal, desk.template = str(error), None

@@ -52,6 +52,7 @@ class Orders:
     port: int | None = None  # of the container
     grace: timedelta | None = None  # None: its own
     shared_volumes: bool = False
+    other_addresses: bool = False  # copies may have others than a fixed one
     remove_any: bool = False
     spares: int = 0
 

@@ -78,6 +78,8 @@ class DockerTarget(Target):
     """After its stop signal it is killed after this long; its own `stop_timeout` if not given."""
     shared_volumes: Literal["refuse", "ok"] = "refuse"
     """`ok`: copies may write to the same volumes and folders."""
+    static_ip: Literal["refuse", "drop"] = "refuse"
+    """`drop`: copies of a container with a fixed address get addresses of their own."""
     remove: Literal["own", "any"] = "own"
     """`any`: containers that scaler has not created may be removed too."""
     spares: Annotated[int, Field(ge=0, le=100)] = 0
@@ -273,6 +275,7 @@ def _orders(target: DockerTarget) -> Orders:
         port=target.port,
         grace=target.grace,
         shared_volumes=target.shared_volumes == "ok",
+        other_addresses=target.static_ip == "drop",
         remove_any=target.remove == "any",
         spares=target.spares,
     )
