@@ -20,7 +20,7 @@ from scaler.clients.docker_crew import Crew, Sight
 from scaler.clients.docker_desk import Orders, Yard
 from scaler.clients.docker_hands import Hands
 from scaler.clients.docker_plan import Member
-from scaler.clients.docker_seen import CONFIG, INSTANCE, PROJECT, SERVICE, TEMPLATE, Seen
+from scaler.clients.docker_seen import CONFIG, INSTANCE, PROJECT, SERVICE, TEMPLATE, Host, Seen
 from scaler.clients.docker_view import View
 from scaler.clients.ports import Ports
 from scaler.core.document import Target, Wrong, within
@@ -254,10 +254,7 @@ class DockerProvider:
             failed_at=seen.finished_at if state_ is State.FAILED else None,
             current=_current(seen, sight),
             protected=not member.ours and target.remove == "own",
-            bases={
-                "cpu": seen.cores or sight.host.cores,
-                "memory": min(seen.memory or sight.host.memory, sight.host.memory),
-            },
+            bases=_bases(seen, sight.host),
             pid=seen.pid,
             host=host,
             port=port,
@@ -330,6 +327,13 @@ def _ended(seen: Seen, sight: Sight) -> tuple[State, Health, str]:
     if seen.restart_policy and seen.tries_left and not seen.error:
         return State.HELD, nothing, f"stopped by somebody: restart policy {seen.restart_policy}"
     return State.FAILED, nothing, docker_seen.ended(seen.exit_code, oom=seen.oom, error=seen.error)
+
+
+def _bases(seen: Seen, host: Host) -> dict[str, float]:
+    """What 100 % is: the limit, which no engine keeps below what there is, else the machine."""
+    memory = [size for size in (seen.memory, host.memory) if size]
+    found = {"cpu": seen.cores or host.cores, "memory": min(memory, default=0)}
+    return {name: base for name, base in found.items() if base}
 
 
 def _ready(seen: Seen) -> bool | None:
