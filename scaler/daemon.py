@@ -37,7 +37,16 @@ from scaler.engine.recorder import Recorder
 from scaler.engine.scheduler import Scheduler
 from scaler.engine.watched import Condition
 from scaler.errors import ConfigError, Refused, Unavailable
-from scaler.interfaces import Balancer, Closing, Context, HealthProbe, MetricSource, Provider, Store
+from scaler.interfaces import (
+    Balancer,
+    Closing,
+    Context,
+    HealthProbe,
+    MetricSource,
+    Platforms,
+    Provider,
+    Store,
+)
 from scaler.located import Problem
 from scaler.policybook import PolicyBook
 from scaler.probes import open_probe
@@ -54,6 +63,7 @@ class Installed:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        context.shared[Platforms] = Platforms(self.provider)
         self._providers: dict[str, Provider[Any]] = {}
         self._http = HttpClient()
 

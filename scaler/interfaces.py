@@ -3,7 +3,7 @@
 The docstrings are the contract, and `tests/contract/` runs it against every implementation.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -99,6 +99,13 @@ class Executing(Protocol):
             ScalerError: it could not be run, which says nothing about the instance.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Platforms:
+    """The providers of this process, as a part of `Context.shared`: for adapters that need one."""
+
+    open: Callable[[str], object]  # by the kind of a target; raises ScalerError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -309,6 +309,12 @@ class _PolicyReader:
         if Ability.SCALE_TO_ZERO not in abilities and any(low == 0 for _, low in lowest):
             where = (*self._path, "limits", "min")
             self._add(where, f"{policy.target.kind} cannot scale to zero; write min: 1 or more")
+        if policy.balancer is not None and Ability.CHOOSE_VICTIMS not in abilities:
+            message = (
+                f"{policy.target.kind} chooses by itself which instances go, so none can be spared "
+                "until its requests are answered; remove the balancer"
+            )
+            self._add((*self._path, "balancer"), message, of_key=True)
 
     def _add(self, path: Field, message: str, *, of_key: bool = False) -> None:
         """A problem at `path`, or at the same path of `defaults` when it stands there."""

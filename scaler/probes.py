@@ -1,10 +1,11 @@
 """Probes by HTTP, TCP and command. Deadlines and streaks belong to the HealthMonitor."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from scaler.clients import commands
 from scaler.clients.http import HttpClient
 from scaler.core.healthpolicy import HttpProbe, Probe, TcpProbe
 from scaler.core.model import Health, Instance
@@ -84,30 +85,14 @@ class CommandCheck:
     inside: Callable[[], object]
 
     async def check(self, instance: Instance) -> Verdict:
-        known = {"{port}": str(instance.port or ""), "{pid}": str(instance.pid or "")}
-        words = [_filled(word, known) for word in self.command]
+        words = commands.filled(self.command, instance)
         platform = self.inside()
         if isinstance(platform, Executing):
             return _ended(words[0], *await platform.execute(instance, words))
-        return await self._here(words)
-
-    async def _here(self, words: Sequence[str]) -> Verdict:
         try:
-            process = await asyncio.create_subprocess_exec(
-                *words,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-            )
-        except OSError as error:
-            return _unknown(f"cannot run {words[0]}: {error.strerror}")
-        try:
-            output, _ = await process.communicate()
-        except asyncio.CancelledError:
-            process.kill()
-            await process.wait()
-            raise
-        return _ended(words[0], process.returncode or 0, output.decode(errors="replace"))
+            return _ended(words[0], *await commands.run(words))
+        except Unavailable as error:
+            return _unknown(str(error))
 
 
 def _ended(name: str, code: int, output: str) -> Verdict:
@@ -115,9 +100,3 @@ def _ended(name: str, code: int, output: str) -> Verdict:
         return Verdict(health=Health.HEALTHY)
     said = output.strip().rpartition("\n")[2][:LONGEST_WORD]
     return _sick(f"{name} ended with {code}{f': {said}' if said else ''}")
-
-
-def _filled(word: str, known: dict[str, str]) -> str:
-    for name, value in known.items():
-        word = word.replace(name, value)
-    return word

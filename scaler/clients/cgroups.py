@@ -14,9 +14,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from errno import EMFILE, ENFILE, ENODEV
+from errno import EBADF, EMFILE, ENFILE, ENODEV
+from functools import partial
+from os import pread  # a name of this module is found sooner
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 SHARED: Final = timedelta(milliseconds=250)  # one read serves all metrics of one tick
 MOST_FILES: Final = 4096  # kept open, of all containers together
@@ -29,6 +31,8 @@ SIZES: Final = {
     "pids.current": SMALL,
 }
 NEVER: Final = timedelta(-1)
+SHORTEST_ID: Final = 12  # characters; a shorter one could be in the path of another
+CLOSED: Final = -1  # no descriptor: reading it is EBADF
 NANO: Final = 1e-9
 MICRO: Final = 1e-6
 
@@ -70,9 +74,17 @@ def after(name: bytes) -> Callable[[bytes], float]:
     return parse
 
 
-def _working_set(used: bytes, idle: float) -> Counts:
-    whole = float(used)
-    return (whole - idle if idle <= whole else whole,)
+def _working_set(name: bytes) -> Callable[[bytes, bytes], Counts]:
+    """A parser for usage without the cache that nobody has used lately, as `docker stats`."""
+    before = b"\n" + name + b" "
+    skipped = len(before)
+
+    def parse(used: bytes, stat: bytes) -> Counts:
+        start = stat.index(before) + skipped
+        whole, idle = int(used), int(stat[start : stat.find(b"\n", start)])
+        return (float(whole - idle if idle <= whole else whole),)
+
+    return parse
 
 
 def _io_of_1(text: bytes) -> Counts:
@@ -115,14 +127,13 @@ def _network(text: bytes) -> Counts:
     return came, went
 
 
-_idle_1, _idle_2 = after(b"total_inactive_file"), after(b"inactive_file")
 _usage, _periods, _held = after(b"usage_usec"), after(b"nr_periods"), after(b"nr_throttled")
 VERSION_1: Final[Mapping[str, Form]] = {
     "cpu": Form(("cpuacct.usage",), lambda t: (int(t) * NANO,), "cpuacct"),
     "throttle": Form(("cpu.stat",), lambda t: (_periods(t), _held(t)), "cpu"),
     "memory": Form(
         ("memory.usage_in_bytes", "memory.stat"),
-        lambda used, stat: _working_set(used, _idle_1(stat)),
+        _working_set(b"total_inactive_file"),
         "memory",
     ),
     "pids": Form(("pids.current",), lambda t: (float(t),), "pids"),
@@ -133,7 +144,7 @@ VERSION_2: Final[Mapping[str, Form]] = {
     "throttle": Form(("cpu.stat",), lambda t: (_periods(t), _held(t))),
     "memory": Form(
         ("memory.current", "memory.stat"),
-        lambda used, stat: _working_set(used, _idle_2(stat)),
+        _working_set(b"inactive_file"),
     ),
     "pids": Form(("pids.current",), lambda t: (float(t),)),
     "io": Form(("io.stat",), _io_of_2),
@@ -141,45 +152,111 @@ VERSION_2: Final[Mapping[str, Form]] = {
     "pressure_memory": Form(("memory.pressure",), _pressure),
     "pressure_io": Form(("io.pressure",), _pressure),
 }
-NETWORK: Final = Form(("net/dev",), _network)  # of a process, not of a control group
 
 
 class _Files:
     """One or two files that are read together, and what they said last."""
 
-    __slots__ = ("at", "first", "most", "second", "texts")
+    __slots__ = ("at", "first", "more", "most", "second", "text")
 
     def __init__(self) -> None:
-        self.first = -1
-        self.most = MOST_BYTES  # of the first
-        self.second: int | None = None
+        self.first = CLOSED
+        self.second = CLOSED
+        self.most = MOST_BYTES  # of the last of them
         self.at = NEVER
-        self.texts: tuple[bytes, ...] = ()
+        self.text = b""  # of the first
+        self.more = b""  # of the second
+
+    def close(self) -> int:
+        """How many descriptors that were."""
+        opened = [file for file in (self.first, self.second) if file != CLOSED]
+        self.first = self.second = CLOSED
+        for file in opened:
+            os.close(file)
+        return len(opened)
 
 
 class _Group:
     """One life of one container."""
 
-    __slots__ = ("container", "files", "folders", "network", "pid", "read_at", "readers")
+    __slots__ = ("container", "files", "folders", "network", "pid")
 
     def __init__(self, container: str, pid: int, folders: Mapping[str, str]) -> None:
         self.container = container
         self.pid = pid
         self.folders = folders  # by controller; "" is version 2
         self.files: dict[tuple[str, ...], _Files] = {}  # by folder and names
-        self.readers: dict[str, tuple[_Files, Callable[..., Counts]]] = {}  # by kind
         self.network: str | None = None  # why there is none of its own; None: not looked yet
-        self.read_at = NEVER
+
+    def read_at(self) -> timedelta:
+        return max((files.at for files in self.files.values()), default=NEVER)
 
     def close(self) -> int:
-        """How many descriptors that were."""
-        both = ((files.first, files.second) for files in self.files.values())
-        opened = [file for pair in both for file in pair if file is not None and file >= 0]
-        for file in opened:
-            os.close(file)
-        self.files.clear()
-        self.readers.clear()
-        return len(opened)
+        return sum(files.close() for files in self.files.values())
+
+
+class Reader(Protocol):
+    """One kind of number of one life of a container, for as long as it lives."""
+
+    def read(self, now: timedelta) -> tuple[timedelta, Counts]:
+        """The numbers, and the monotonic moment they are of, which is at most 250 ms before `now`.
+
+        Raises:
+            OSError: the kernel refuses; ENODEV when the container has ended.
+            ValueError: a file is not what it should be.
+            LookupError: it is not to be had any more.
+        """
+        ...
+
+
+class _FileReader:
+    """A plain object: a closure is spread over ten pieces of memory, each of them cold by then."""
+
+    __slots__ = ("again", "double", "files", "parse")
+
+    def __init__(self, files: _Files, form: Form, again: Callable[[], Reader]) -> None:
+        self.files = files
+        self.parse = form.parse
+        self.double = len(form.files) > 1
+        self.again = again
+
+    def read(self, now: timedelta) -> tuple[timedelta, Counts]:
+        files = self.files
+        if now - files.at >= SHARED:
+            try:
+                if self.double:
+                    files.text = pread(files.first, SMALL, 0)
+                    files.more = pread(files.second, files.most, 0)
+                else:
+                    files.text = pread(files.first, files.most, 0)
+            except OSError as error:
+                if error.errno != EBADF:
+                    raise
+                return self.again().read(now)  # it was closed to make room
+            files.at = now
+        if self.double:
+            return files.at, self.parse(files.text, files.more)
+        return files.at, self.parse(files.text)
+
+
+class _NetworkReader:
+    """Opens its file each time: an open one would keep the network of a dead container alive."""
+
+    __slots__ = ("container", "files", "process")
+
+    def __init__(self, files: _Files, process: Path, container: str) -> None:
+        self.files = files
+        self.process = process
+        self.container = container
+
+    def read(self, now: timedelta) -> tuple[timedelta, Counts]:
+        files = self.files
+        if now - files.at >= SHARED:
+            text = (self.process / "net/dev").read_bytes()
+            if self.container not in (self.process / "cgroup").read_text():
+                raise OSError(ENODEV, os.strerror(ENODEV))
+            files.text, files.at = text, now
+        return files.at, _network(files.text)
 
 
 class Groups:
@@ -198,72 +275,58 @@ class Groups:
         self._groups: dict[str, _Group] = {}
         self._open = 0
 
-    def read(
-        self, kind: str, life: str, pid: int | None, now: timedelta
-    ) -> tuple[timedelta, Counts] | Absent:
-        """The numbers of one kind, and the monotonic moment they are of, at most 250 ms ago.
+    def reader(self, kind: str, life: str, pid: int | None) -> Reader:
+        """How to read one kind of number of one life, good for as long as it lives.
 
-        `now` is what the monotonic clock says; asking it costs as much as reading a file. `life`
-        is the id of the container, "@" and what tells this start from others. The kinds: cpu
-        (seconds), throttle (periods, throttled ones), memory (bytes without idle cache), pids, io
-        and net (bytes read and written, in and out), pressure_cpu, _memory, _io (ratio).
-        """
-        group = self._groups.get(life)
-        try:
-            if group is None:
-                found = self._find(life, pid)
-                if isinstance(found, Absent):
-                    return found
-                group = self._groups[life] = found
-            group.read_at = now
-            files, parse = group.readers.get(kind) or self._reader(group, kind)
-            if now - files.at >= SHARED:
-                if files.second is not None:
-                    text = os.pread(files.first, SMALL, 0)
-                    files.texts = text, os.pread(files.second, files.most, 0)
-                elif files.first >= 0:
-                    files.texts = (os.pread(files.first, files.most, 0),)
-                else:
-                    files.texts = (self._network(group),)
-                files.at = now
-            return files.at, parse(*files.texts)
-        except OSError as error:
-            return self._failed(life, error)
-        except (LookupError, ValueError) as error:
-            return Absent(f"{kind} cannot be read: {error}", elsewhere=True)
-
-    def _reader(self, group: _Group, kind: str) -> tuple[_Files, Callable[..., Counts]]:
-        """How a kind of number is read of this group, from now on.
+        `life` is the id of the container, "@" and what tells this start from others. The kinds:
+        cpu (seconds), throttle (periods, throttled ones), memory (bytes without idle cache), pids,
+        io and net (bytes read and written, in and out), pressure_cpu, _memory, _io (ratio).
 
         Raises:
-            LookupError: this kernel does not say it.
-            OSError: the files are not there.
+            LookupError: it is not to be had here.
+            OSError: the kernel refuses; `failed` says what that means.
         """
+        group = self._groups.get(life)
+        if group is None:
+            group = self._find(life, pid)
+            self._groups[life] = group
+        if kind == "net":
+            return self._network_reader(group)
         folder, form = self._form(group, kind)
+        files = self._files(group, folder, form)
+        return _FileReader(files, form, partial(self.reader, kind, life, pid))
+
+    def _files(self, group: _Group, folder: str, form: Form) -> _Files:
         key = (folder, *form.files)
         files = group.files.get(key)
         if files is None:
-            files = group.files[key] = _Files()
-            if folder:
+            files = _Files()
+            try:
                 files.first = self._opened(group, f"{folder}/{form.files[0]}")
-            for name in form.files[1:]:
-                files.second = self._opened(group, f"{folder}/{name}")
+                for name in form.files[1:]:
+                    files.second = self._opened(group, f"{folder}/{name}")
+            except OSError:
+                self._open -= files.close()
+                raise
             files.most = SIZES.get(form.files[-1], MOST_BYTES)
-        found = group.readers[kind] = files, form.parse
-        return found
+            group.files[key] = files
+        return files
 
     def _opened(self, group: _Group, path: str) -> int:
         """Room is made by closing all files of the container that was read longest ago."""
         while self._open >= self._most_files and len(self._groups) > 1:
             others = (life for life, other in self._groups.items() if other is not group)
-            self.drop(min(others, key=lambda life: self._groups[life].read_at))
+            self.drop(min(others, key=lambda life: self._groups[life].read_at()))
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._open += 1
         return file
 
-    def _failed(self, life: str, error: OSError) -> Absent:
-        self.drop(life)
+    def failed(self, kind: str, life: str, error: Exception) -> Absent:
+        """What an error of `reader` or of what it returned means."""
+        if not isinstance(error, OSError):
+            return Absent(f"{kind.replace('_', ' ')} cannot be read: {error}", elsewhere=True)
         if error.errno == ENODEV:
+            self.drop(life)
             return ENDED
         if error.errno in (EMFILE, ENFILE):
             return Absent("too many files are open; raise the limit of open files", elsewhere=True)
@@ -281,14 +344,16 @@ class Groups:
 
     # --- finding ---
 
-    def _find(self, life: str, pid: int | None) -> _Group | Absent:
+    def _find(self, life: str, pid: int | None) -> _Group:
         if not pid:
-            return Absent("nobody says which process it is", elsewhere=True)
+            raise LookupError("nobody says which process it is")
         container = life.partition("@")[0]
+        if len(container) < SHORTEST_ID:
+            raise LookupError("nobody says which container it is")
         try:
             lines = (self._proc / str(pid) / "cgroup").read_text().splitlines()
-        except OSError:
-            return Absent(f"its process {pid} cannot be seen from here", elsewhere=True)
+        except OSError as error:
+            raise LookupError(f"its process {pid} cannot be seen from here") from error
         folders = {}
         for line in lines:
             _, controllers, path = line.split(":", 2)
@@ -296,12 +361,10 @@ class Groups:
             if own:
                 folders.update(dict.fromkeys(controllers.split(","), own))
         if not folders:
-            return Absent(f"process {pid} is another one here", elsewhere=True)
+            raise LookupError(f"process {pid} is another one here")
         return _Group(container, pid, folders)
 
     def _form(self, group: _Group, kind: str) -> tuple[str, Form]:
-        if kind == "net":
-            return "", NETWORK
         form = VERSION_1.get(kind)
         if form is not None and form.controller in group.folders:
             mount = self._root / form.controller
@@ -315,21 +378,14 @@ class Groups:
             raise LookupError("this kernel measures it for control groups of version 2 only")
         return folder, form
 
-    def _network(self, group: _Group) -> bytes:
-        """Opened each time: an open file would keep the network of a dead container alive.
-
-        Raises:
-            ValueError: it has none of its own.
-        """
+    def _network_reader(self, group: _Group) -> Reader:
         process = self._proc / str(group.pid)
         if group.network is None:
             group.network = self._shares_network(process)
         if group.network:
-            raise ValueError(group.network)
-        text = (process / "net/dev").read_bytes()
-        if group.container not in (process / "cgroup").read_text():
-            raise OSError(ENODEV, os.strerror(ENODEV))
-        return text
+            raise LookupError(group.network)
+        files = group.files.setdefault(("net",), _Files())
+        return _NetworkReader(files, process, group.container)
 
     def _shares_network(self, process: Path) -> str:
         own = (process / "ns/net").readlink()

@@ -16,6 +16,7 @@ from scaler.errors import Unsupported
 
 COMPOSE: Final = "com.docker.compose."
 NUMBER: Final = f"{COMPOSE}container-number"
+SWARM_SERVICE: Final = "com.docker.swarm.service.name"
 OURS: Final = "scaler."  # labels that begin so are not taken over: they are a policy, or ours
 NAMES: Final = "scaler.names"  # what names of clones begin with
 IMAGE: Final = "scaler.image"  # the tag that the original was started from
@@ -59,17 +60,27 @@ class Template:
         return made
 
 
-def template(inspected: Mapping[str, Any], *, shared_volumes: bool, has_ports: bool) -> Template:
+def template(
+    inspected: Mapping[str, Any],
+    *,
+    shared_volumes: bool,
+    has_ports: bool,
+    other_addresses: bool = True,
+) -> Template:
     """How to make copies of a container; the same for a copy as for its original.
 
     `shared_volumes`: several may write to the same volume. `has_ports`: whoever makes copies
-    chooses their host ports, on 127.0.0.1 unless the original names an address.
+    chooses their host ports, on 127.0.0.1 unless the original names an address. `other_addresses`:
+    a fixed address of the original in a network is of no account to those who look for it.
 
     Raises:
         Unsupported: there can be no second one; the message has every reason, each with a remedy.
     """
     seen = _copy(inspected)
-    if reasons := list(_reasons(seen, shared_volumes=shared_volumes, has_ports=has_ports)):
+    reasons = list(_reasons(seen, shared_volumes=shared_volumes, has_ports=has_ports))
+    if not other_addresses:
+        reasons += _fixed_addresses(seen)
+    if reasons:
         name = seen["Name"].lstrip("/")
         raise Unsupported(f"{name} cannot be copied: {'; '.join(reasons)}")
     config, host = seen["Config"], seen["HostConfig"]
@@ -147,14 +158,33 @@ def _reasons(seen: Body, *, shared_volumes: bool, has_ports: bool) -> Iterator[s
                 f"every copy would write to {source} (at {inside}); mount it read-only, or write "
                 "`shared_volumes: ok` if the program can share it"
             )
+    yield from _ties(seen)
+
+
+def _ties(seen: Body) -> Iterator[str]:
+    """To what a container belongs that cannot belong to it twice."""
+    config, host = seen["Config"], seen["HostConfig"]
     for key in ("NetworkMode", "IpcMode", "PidMode"):
         if str(host.get(key) or "").startswith("container:"):
             yield f"{key} lives in another container, which may end; give it one of its own"
     if host.get("VolumesFrom"):
         yield "it takes volumes from another container; mount named volumes instead"
-    hostname = seen["Config"].get("Hostname") or ""
+    hostname = config.get("Hostname") or ""
     if hostname and hostname != seen["Id"][:12] and host.get("NetworkMode") != "host":
         yield f"its host name {hostname} is set by hand and would not be unique; leave it out"
+    if service := (config.get("Labels") or {}).get(SWARM_SERVICE):
+        yield f"it is of the Swarm service {service}; scale that: `swarm: {{service: {service}}}`"
+
+
+def _fixed_addresses(seen: Body) -> Iterator[str]:
+    for network, settings in (seen["NetworkSettings"].get("Networks") or {}).items():
+        given = (settings or {}).get("IPAMConfig") or {}
+        fixed = [given[key] for key in ("IPv4Address", "IPv6Address") if given.get(key)]
+        if fixed:
+            yield (
+                f"its address {' and '.join(fixed)} in network {network} is fixed; write "
+                "`static_ip: drop` if copies may have others"
+            )
 
 
 def _is_fixed(binding: Mapping[str, str]) -> bool:
@@ -266,9 +296,15 @@ def _free(bindings: Any) -> list[dict[str, str]]:
 
 def _template(body: Body, networks: Mapping[str, Body], ports: Any) -> Template:
     content = _copy([body, networks, list(ports)])
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    text = json.dumps([_set(content[0]), *content[1:]], sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return Template(body=content[0], networks=content[1], ports=tuple(content[2]), hash=digest)
+
+
+def _set(body: Body) -> Body:
+    """Options that are set. A newer engine lists more of them, and that makes no other template."""
+    host = {key: value for key, value in body["HostConfig"].items() if value}
+    return {key: value for key, value in body.items() if value} | {"HostConfig": host}
 
 
 def _copy(value: Any) -> Any:

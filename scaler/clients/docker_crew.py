@@ -7,6 +7,7 @@ of `docker_work` carry them out.
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final, TypeVar
 
 from scaler.clients import clone, docker_plan, docker_seen
@@ -20,6 +21,7 @@ from scaler.errors import Conflict, NotFound, PermanentError
 
 T = TypeVar("T")
 
+REMOVING: Final = timedelta(seconds=5)  # after somebody has removed one: `down` removes all
 TOLD: Final = (  # what brings a tick forward
     "start",
     "die",
@@ -57,6 +59,7 @@ class Crew:
         self._work = Work(self.desk)
         self._there: list[Seen] = []
         self._known: dict[str, Seen] = {}  # by id: there at the last look, nothing under way
+        self._removed_at: timedelta | None = None  # by somebody else; monotonic
         self._tried = ""  # what the last template was made from, or was refused for
         self._tasks: set[asyncio.Task[object]] = set()
         self._looking: asyncio.Task[Sight] | None = None
@@ -92,8 +95,11 @@ class Crew:
         desk = self.desk
         async with desk.lock:
             await self._refresh()
-            rollout, wanted = self._rollout(), desk.book.wanted or 0
+            rollout, wanted = self._others_at_work(), desk.book.wanted or 0
             everyone = docker_plan.members(self._there, desk.book.slots)
+            if wanted and not rollout and not self._there and not desk.book.slots:
+                await desk.forget_wanted()
+                raise self._nothing()
             self._work.resume()
             return Sight(
                 wanted=wanted,
@@ -116,7 +122,7 @@ class Crew:
         desk = self.desk
         async with desk.lock:
             await self._refresh()
-            if self._rollout():  # a look after it finds what is missing
+            if self._others_at_work():  # a look after it finds what is missing
                 await desk.write({}, wanted=desired)
                 return
             everyone = docker_plan.members(self._there, desk.book.slots)
@@ -182,9 +188,14 @@ class Crew:
         if desk.book.wanted is None:
             count = len(docker_plan.members(self._there, desk.book.slots))
             if not count:
-                what = desk.orders.what
-                raise NotFound(f"there is no {what}; start it once, so that it can be copied")
+                raise self._nothing()
             await desk.write({}, wanted=count)
+
+    def _nothing(self) -> NotFound:
+        what = self.desk.orders.what
+        if self.desk.template is None:
+            return NotFound(f"there is no {what}; start it once, so that it can be copied")
+        return NotFound(f"somebody took {what} down; it stays down until it is started again")
 
     def _chosen(self, name: str, labels: Mapping[str, str]) -> bool:
         """Whether a container is one of ours, by its name and labels."""
@@ -240,13 +251,15 @@ class Crew:
             else:
                 removed.append(one.name)
         left, wanted = len(self._there) + len(changes), desk.book.wanted or 0
-        if removed and left < wanted:
+        if removed:
+            self._removed_at = self._yard.clock.monotonic()
+        if removed and left and left < wanted:
             desk.say(self._reset(removed, left, wanted))
         return changes
 
     def _reset(self, removed: Sequence[str], left: int, wanted: int) -> str:
         orders = self.desk.orders
-        if orders.compose and left:
+        if orders.compose:
             return f"compose set {orders.short} back to {left}; it goes back to {wanted}"
         return f"somebody removed {', '.join(sorted(removed))}; it goes back to {wanted}"
 
@@ -256,7 +269,8 @@ class Crew:
         if one is None or (docker_seen.INSTANCE in one.labels and desk.template is not None):
             return
         orders = desk.orders
-        mark = f"{one.id} {orders.shared_volumes} {orders.ports is not None}"
+        allowed = orders.shared_volumes, orders.ports is not None, orders.other_addresses
+        mark = f"{one.id} {allowed}"
         if mark == self._tried or (mark == desk.book.origin and desk.template is not None):
             return
         inspected = await self._yard.hands.inspect(one.id)
@@ -268,6 +282,7 @@ class Crew:
                 inspected,
                 shared_volumes=orders.shared_volumes,
                 has_ports=orders.ports is not None,
+                other_addresses=orders.other_addresses,
             )
         except PermanentError as error:
             desk.refusal, desk.template = str(error), None
@@ -276,6 +291,12 @@ class Crew:
 
     def _rollout(self) -> str:
         return docker_plan.rollout(self._there, self._yard.clock.now())
+
+    def _others_at_work(self) -> str:
+        """Why it is not the moment to make or remove containers; empty when it is."""
+        now, since = self._yard.clock.monotonic(), self._removed_at
+        removing = since is not None and now - since < REMOVING
+        return self._rollout() or ("somebody is removing containers" if removing else "")
 
     def _is_complete(self, everyone: Sequence[Member], wanted: int) -> bool:
         """Whether nothing is to be done; what must stay although it is too much does not count."""

@@ -53,6 +53,7 @@ class Orders:
     port: int | None = None  # of the container
     grace: timedelta | None = None  # None: its own
     shared_volumes: bool = False
+    other_addresses: bool = False  # copies may have others than a fixed one
     remove_any: bool = False
     spares: int = 0
 
@@ -137,6 +138,10 @@ class Desk:
         if held is not None:
             book = replace(book, held=held)
         await self._keep(book)
+
+    async def forget_wanted(self) -> None:
+        """What is there when it is seen again is what is wanted. The caller holds the lock."""
+        await self._keep(replace(self.book, wanted=None))
 
     async def adopt(self, template: Template, origin: str) -> None:
         """From now on copies are made by this template. The caller holds the lock."""

@@ -33,6 +33,7 @@ BASE: Final = (
     Right("hear of events", "GET", "/events?since=0&until=1", "EVENTS=1"),
 )
 CONTAINERS: Final = (
+    Right("know the size of its machine", "GET", "/info", "INFO=1"),
     Right("create containers", "POST", "/containers/create", "POST=1"),
     Right("start containers", "POST", f"/containers/{NOBODY}/start", "POST=1"),
     Right("stop containers", "POST", f"/containers/{NOBODY}/kill", "POST=1"),
@@ -43,6 +44,7 @@ CONTAINERS: Final = (
 SERVICES: Final = (
     Right("look at services", "GET", "/services", "SERVICES=1"),
     Right("look at tasks", "GET", "/tasks", "TASKS=1"),
+    Right("know the size of nodes", "GET", "/nodes", "NODES=1"),
     Right("scale services", "POST", f"/services/{NOBODY}/update?version=1", "POST=1"),
 )
 

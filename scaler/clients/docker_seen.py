@@ -34,7 +34,7 @@ _UNITS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """The machine of an engine."""
+    """The machine of an engine; zero is what nobody says."""
 
     cores: float
     memory: float  # bytes

@@ -19,7 +19,7 @@ from scaler.clients.docker_events import RESYNC_EVERY, Event, Events, Resync
 from scaler.clients.docker_seen import Host, Seen
 from scaler.clients.docker_self import own_id
 from scaler.clock import Clock
-from scaler.errors import NotFound, ScalerError
+from scaler.errors import Forbidden, NotFound, ScalerError
 
 if TYPE_CHECKING:
     from docker.api.client import APIClient
@@ -115,11 +115,14 @@ class View:
         return [s for s in there if chosen(s.name, s.labels)]
 
     async def host(self) -> Host:
-        """The machine of the engine."""
+        """The machine of the engine; zeros when a proxy keeps it away, which matters little."""
         if self._host is None:
-            info = await self.engine.call("asking for its machine", lambda api: api.info())
+            try:
+                info = await self.engine.call("asking for its machine", lambda api: api.info())
+            except Forbidden:
+                info = {}
             self._host = Host(
-                cores=float(info.get("NCPU") or 1), memory=float(info.get("MemTotal") or 0)
+                cores=float(info.get("NCPU") or 0), memory=float(info.get("MemTotal") or 0)
             )
         return self._host
 

@@ -1,4 +1,4 @@
-"""What carries a label on a Docker engine or a Swarm, and how a policy would name it."""
+"""What carries a label on a Docker engine, and how a policy would name it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -40,27 +40,6 @@ async def containers(engine: Engine, label: str) -> list[Labelled]:
             target = {"docker": {"container": name}}
             single.append(Labelled(name=name, target=target, labels=labels))
     return [*sorted(services.values(), key=_by_name), *sorted(single, key=_by_name)]
-
-
-async def services(engine: Engine, label: str) -> list[Labelled]:
-    """Services of a Swarm by labels of the service; those of its containers do not count.
-
-    Raises:
-        Unavailable: the engine does not answer, or is no manager of a Swarm.
-        PermanentError: it refuses.
-    """
-    wanted = {"label": f"{label}=true"}
-    doing = f"listing Swarm services with the label {label}"
-    found = await engine.call(doing, lambda api: api.services(filters=wanted))
-    specs = sorted((one["Spec"] for one in found), key=lambda spec: str(spec["Name"]))
-    return [
-        Labelled(
-            name=spec["Name"],
-            target={"swarm": {"service": spec["Name"]}},
-            labels=spec.get("Labels") or {},
-        )
-        for spec in specs
-    ]
 
 
 def _name(one: Mapping[str, Any]) -> str:

@@ -14,14 +14,16 @@ from typing import Any, Final
 from scaler.clients import docker
 from scaler.clients.cgroups import SHARED, Counts
 from scaler.clock import Clock
-from scaler.errors import ScalerError
+from scaler.errors import ScalerError, Unavailable
 
 IMMEDIATE: Final = (1, 44)  # moby 25.0, pull request 46448
 STREAMS: Final = 64  # of one process; each is a thread and a connection
 IDLE: Final = timedelta(seconds=60)  # a stream that nobody asks for ends
 SILENT: Final = timedelta(seconds=15)  # a stream says something every one or two seconds
+ENDING_S: Final = 3.0
+RETRY: Final = timedelta(seconds=10)  # a container may be of another node of a Swarm for ever
 STALE: Final = timedelta(seconds=10)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 Told = tuple[datetime, timedelta, Counts]  # when by our clock, when by the engine's, what
 _Answer = tuple[datetime, Any] | str
@@ -65,7 +67,7 @@ class Stats:
         else:
             answers = [self._newest(client, life) for life in wanted]
         return {
-            life: answer if isinstance(answer, str) else _told(answer, kind)
+            life: answer if isinstance(answer, str) else told(answer, kind)
             for life, answer in zip(wanted, answers, strict=True)
         }
 
@@ -96,9 +98,8 @@ class Stats:
     def _newest(self, client: docker.Engine, life: str) -> _Answer:
         key = client.url, life
         stream = self._streams.get(key)
-        if stream is None or stream.over.is_set():
-            trouble = stream.trouble if stream else ""
-            self._streams = {k: s for k, s in self._streams.items() if not s.over.is_set()}
+        if stream is None or stream.failed(RETRY):
+            self._streams = {k: s for k, s in self._streams.items() if not s.failed(RETRY)}
             if len(self._streams) >= STREAMS:
                 return (
                     f"more than {STREAMS} containers of engines before 25.0 cannot be followed; "
@@ -106,8 +107,6 @@ class Stats:
                 )
             stream = self._streams[key] = _Stream(client, life, self._clock)
             stream.start()
-            if trouble:
-                return trouble
         return stream.answer()
 
     def drop(self, engine: str, lives: Iterable[str]) -> None:
@@ -119,6 +118,13 @@ class Stats:
             if stream is not None:
                 stream.end()
 
+    async def aclose(self) -> None:
+        """Wait for the streams to end, but not for long: they end with the process anyway."""
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.end()
+        await asyncio.gather(*(asyncio.to_thread(s.over.wait, ENDING_S) for s in streams.values()))
+
 
 class _Stream:
     """A thread that listens to one life of one container."""
@@ -128,7 +134,7 @@ class _Stream:
         self._clock = clock
         self._container = life.partition("@")[0]
         self._ending = threading.Event()
-        self._asked = clock.monotonic()
+        self._asked = self._begun = clock.monotonic()
         self._newest: tuple[datetime, Any] | None = None
         self._thread = threading.Thread(target=self._run, name="docker-stats", daemon=True)
         self.over = threading.Event()
@@ -137,6 +143,10 @@ class _Stream:
     def start(self) -> None:
         self._thread.start()
 
+    def failed(self, since: timedelta) -> bool:
+        """Whether it is over, and began so long ago that another may be tried."""
+        return self.over.is_set() and self._clock.monotonic() - self._begun > since
+
     def end(self) -> None:
         """It ends with the next word of the engine, in one or two seconds."""
         self._ending.set()
@@ -144,8 +154,10 @@ class _Stream:
     def answer(self) -> _Answer:
         self._asked = self._clock.monotonic()
         newest = self._newest
+        if self.over.is_set():
+            return self.trouble or "it says no more"
         if newest is None:
-            return self.trouble or "it was asked just now; its first answer takes two seconds"
+            return "it was asked just now; its first answer takes two seconds"
         if self._clock.now() - newest[0] > STALE:
             return "it has said nothing for a while"
         return newest
@@ -160,6 +172,10 @@ class _Stream:
             self.over.set()
 
     def _listen(self) -> None:
+        from http.client import HTTPException  # noqa: PLC0415 - a host without Docker never does
+
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
         api = self._client.dial(SILENT)
         try:
             said: Iterator[Any] = api.stats(self._container, stream=True, decode=True)
@@ -167,12 +183,17 @@ class _Stream:
                 if self._ending.is_set() or self._clock.monotonic() - self._asked > IDLE:
                     return
                 self._newest = self._clock.now(), one
+        except (HTTPError, HTTPException) as error:  # the SDK lets them through in a stream
+            raise Unavailable(f"listening to {self._container[:12]}: {error}") from error
         finally:
             api.close()
 
 
-def _told(answer: tuple[datetime, Any], kind: str) -> Told | str:
-    """Engines fill an answer about a container that does not run with zeros and the year 1."""
+def told(answer: tuple[datetime, Any], kind: str) -> Told | str:
+    """The numbers of one kind in an answer, or why they are not there.
+
+    Engines fill an answer about a container that does not run with zeros and the year 1.
+    """
     at, said = answer
     if not isinstance(said, dict):
         return "it answered with something else than an object"
@@ -180,8 +201,8 @@ def _told(answer: tuple[datetime, Any], kind: str) -> Told | str:
     if read < "1970" or (not said.get("memory_stats") and not said.get("pids_stats")):
         return "it does not run"
     try:
-        counts = _COUNTS[kind](said) if kind in _COUNTS else None
-        moment = datetime.fromisoformat(read) - _EPOCH
+        counts = COUNTS[kind](said) if kind in COUNTS else None
+        moment = datetime.fromisoformat(read) - EPOCH
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         return f"its answer is not understood: {type(error).__name__} {error}"
     if counts is None:
@@ -234,7 +255,7 @@ def _net(said: dict[str, Any]) -> Counts | None:
     )
 
 
-_COUNTS: Final = {
+COUNTS: Final = {
     "cpu": _cpu,
     "throttle": _throttle,
     "memory": _memory,

@@ -199,7 +199,14 @@ def _decision(
             steps.append(Step(rule="protected", before=desired, after=kept, because=because))
             desired = kept
         remove = chosen
-    plan = health.plan_restarts(policy.health.restart, fleet, history, now)
+    plan = health.plan_restarts(
+        policy.health.restart,
+        fleet,
+        history,
+        now,
+        overloaded=recommend.overloaded(policy, fleet, readings),
+        growing=desired > current or recommend.arriving(fleet, history, now),
+    )
     restarts: Sequence[Restart] = plan.restarts
     waiting = plan.waiting
     if history.pause is not None and history.pause.scale_in and history.pause.scale_out:

@@ -25,6 +25,7 @@ from scaler.core.model import (
 )
 from scaler.core.units import format_span
 
+OVERLOADED: Final = "it is overloaded and not sick, and more instances are on the way"
 JITTER: Final = 0.25  # of the back-off, added; see `backoff`
 
 
@@ -90,17 +91,28 @@ class Plan:
     brake_at: datetime | None = None
 
 
-def plan_restarts(rules: RestartRules, fleet: Fleet, history: History, now: datetime) -> Plan:
+def plan_restarts(
+    rules: RestartRules,
+    fleet: Fleet,
+    history: History,
+    now: datetime,
+    *,
+    overloaded: frozenset[InstanceId] = frozenset(),
+    growing: bool = False,
+) -> Plan:
     """Restart what ended or is sick, as far as back-off, budget, brake and dependencies allow.
 
     What ended by itself is started again under its own back-off alone, since that takes nothing
-    away. What is sick still serves somebody, perhaps: budget and brake protect that.
+    away. What is sick still serves somebody, perhaps: budget and brake protect that. What is
+    `overloaded` is too busy to answer its probes: while more instances are `growing` it waits for
+    them, since a restart would only move its load to the others.
     """
     live = [i for i in fleet.instances if i.state is not State.STOPPING]
     memory = {i.id: _remembered(i, history.restarts.get(i.id), rules, now) for i in live}
     ended = [i for i in live if i.state is State.FAILED]
     sick = [i for i in live if i.state is State.RUNNING and i.health is Health.UNHEALTHY]
     brake_at = _brake(rules, live, sick, history, now)
+    spared = overloaded if growing else frozenset()
     restarts: list[Restart] = []
     waiting: list[str] = []
     due: list[datetime] = []
@@ -117,6 +129,8 @@ def plan_restarts(rules: RestartRules, fleet: Fleet, history: History, now: date
                 f"{instance.id}: {_words(instance)}; started {memory[instance.id].attempts + 1} "
                 f"times, next start in {_in(at - now)}"
             )
+        elif is_sick and instance.id in spared:
+            waiting.append(f"{instance.id}: {_words(instance)}; {OVERLOADED}")
         elif why := _held(fleet, brake_at, room, canary_out=canary_out, is_sick=is_sick):
             waiting.append(f"{instance.id}: {_words(instance)}; {why}")
         else:

@@ -94,6 +94,19 @@ def muster(
     return Crew(working=frozenset(working), coming=coming + unseen, stuck=stuck)
 
 
+def arriving(fleet: Fleet, history: History, now: datetime) -> bool:
+    """Whether help is on the way: one that has never been fit, within the time a start takes."""
+    patience = allowance(history)
+    for instance in fleet.instances:
+        starts = instance.state is State.PENDING or (
+            instance.state is State.RUNNING and instance.ready is False and not instance.lapsed
+        )
+        born = instance.started_at or instance.created_at
+        if starts and (born is None or now - born < patience):
+            return True
+    return False
+
+
 def wishes(
     policy: Policy, fleet: Fleet, readings: Mapping[str, Reading], history: History, now: datetime
 ) -> tuple[tuple[Wish, ...], History]:
@@ -128,6 +141,17 @@ def wishes(
         points={name: kept for name, kept in points.items() if name in names},
         bursts={n: b for n, b in bursts.items() if n in names and b is not None},
     )
+
+
+def overloaded(
+    policy: Policy, fleet: Fleet, readings: Mapping[str, Reading]
+) -> frozenset[InstanceId]:
+    """Those that fell out of rotation with more to do than any goal asks, by some metric."""
+    found: frozenset[InstanceId] = frozenset()
+    for metric in policy.metrics:
+        if metric.name in readings:
+            found |= _loaded(metric, readings[metric.name], fleet)
+    return found
 
 
 def _loaded(metric: Metric, reading: Reading, fleet: Fleet) -> frozenset[InstanceId]:

@@ -48,6 +48,7 @@ class Watched:
     sources: dict[str, MetricSource] = field(default_factory=dict)
     balancer: Balancer | None = None
     leaving: dict[InstanceId, timedelta] = field(default_factory=dict)  # since when, monotonic
+    returned: dict[InstanceId, timedelta] = field(default_factory=dict)  # not to go any more, since
     was_fit: dict[InstanceId, str] = field(default_factory=dict)  # in which incarnation
     noticed: tuple[str, ...] = ()  # what the platform said last beside the fleet
     condition: Condition = Condition.STARTING
@@ -122,9 +123,12 @@ async def look(it: Watched, adapters: Adapters, deadline: timedelta) -> Fleet:
 
 
 async def read(it: Watched, fleet: Fleet, clock: Clock, deadline: timedelta) -> dict[str, Reading]:
-    """Every metric's reading, asked side by side; one that is late or fails is missing."""
+    """Every metric's reading, asked side by side; one that is late or fails is missing.
+
+    A look out of turn is not too early for a rate: what was measured within the interval counts.
+    """
     now = clock.now()
-    since = it.read_at or now - it.policy.every
+    since = min(it.read_at or now, now - it.policy.every)
     it.read_at = now
     metrics = it.policy.metrics
     readings = await asyncio.gather(

@@ -21,7 +21,7 @@ from scaler.clients.docker_crew import Crew, Sight
 from scaler.clients.docker_desk import Orders, Yard
 from scaler.clients.docker_hands import Hands
 from scaler.clients.docker_plan import Member
-from scaler.clients.docker_seen import CONFIG, INSTANCE, PROJECT, SERVICE, TEMPLATE, Seen
+from scaler.clients.docker_seen import CONFIG, INSTANCE, PROJECT, SERVICE, TEMPLATE, Host, Seen
 from scaler.clients.docker_view import View
 from scaler.clients.ports import Ports
 from scaler.core.document import Target, Wrong, within
@@ -79,6 +79,8 @@ class DockerTarget(Target):
     """After its stop signal it is killed after this long; its own `stop_timeout` if not given."""
     shared_volumes: Literal["refuse", "ok"] = "refuse"
     """`ok`: copies may write to the same volumes and folders."""
+    static_ip: Literal["refuse", "drop"] = "refuse"
+    """`drop`: copies of a container with a fixed address get addresses of their own."""
     remove: Literal["own", "any"] = "own"
     """`any`: containers that scaler has not created may be removed too."""
     spares: Annotated[int, Field(ge=0, le=100)] = 0
@@ -253,10 +255,7 @@ class DockerProvider:
             failed_at=(seen.finished_at or seen.created_at) if state_ is State.FAILED else None,
             current=_current(seen, sight),
             protected=not member.ours and target.remove == "own",
-            bases={
-                "cpu": seen.cores or sight.host.cores,
-                "memory": min(seen.memory or sight.host.memory, sight.host.memory),
-            },
+            bases=_bases(seen, sight.host),
             pid=seen.pid,
             host=host,
             port=port,
@@ -275,6 +274,7 @@ def _orders(target: DockerTarget) -> Orders:
         port=target.port,
         grace=target.grace,
         shared_volumes=target.shared_volumes == "ok",
+        other_addresses=target.static_ip == "drop",
         remove_any=target.remove == "any",
         spares=target.spares,
     )
@@ -332,6 +332,13 @@ def _ended(seen: Seen, sight: Sight) -> tuple[State, Health, str]:
     if seen.restart_policy and seen.tries_left and not seen.error:
         return State.HELD, nothing, f"stopped by somebody: restart policy {seen.restart_policy}"
     return State.FAILED, nothing, docker_seen.ended(seen.exit_code, oom=seen.oom, error=seen.error)
+
+
+def _bases(seen: Seen, host: Host) -> dict[str, float]:
+    """What 100 % is: the limit, which no engine keeps below what there is, else the machine."""
+    memory = [size for size in (seen.memory, host.memory) if size]
+    found = {"cpu": seen.cores or host.cores, "memory": min(memory, default=0)}
+    return {name: base for name, base in found.items() if base}
 
 
 def _ready(seen: Seen) -> bool | None:

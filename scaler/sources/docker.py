@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from scaler import mistakes
 from scaler.clients import cgroups, processes
-from scaler.clients.cgroups import Absent, Counts
+from scaler.clients.cgroups import Counts, Reader
 from scaler.clients.docker import Engines
 from scaler.clients.stats import Stats
 from scaler.clock import Clock
@@ -26,8 +26,10 @@ from scaler.errors import ConfigError, ScalerError
 from scaler.interfaces import Context
 
 SHORTEST: Final = timedelta(milliseconds=200)  # of a rate; shorter spans are mostly noise
-SLICE: Final = 64  # instances read before others have their turn: about a millisecond
-STAMP: Final = 8  # instances that share a moment: a tenth of a millisecond
+SLICE: Final = 100  # instances read before others have their turn: about two milliseconds
+NO_TIME: Final = timedelta()
+UNREADABLE: Final = (OSError, LookupError, ValueError)  # as `Groups.reader` says
+STAMP: Final = 10  # instances that share a moment: a tenth of a millisecond
 
 
 class DockerSource(Source):
@@ -60,18 +62,28 @@ MEASURES: Final = {
 AMOUNTS: Final = ("pids", "io_read", "io_write", "net_in", "net_out")  # nothing is 100 % of them
 
 
+class _Unread:
+    """Nobody has looked for the files yet."""
+
+    def read(self, now: timedelta) -> tuple[timedelta, Counts]:
+        raise LookupError(now)
+
+
+UNREAD: Final = _Unread()
+
+
 class _Look:
-    """An instance at the last look."""
+    """One life of an instance, as far as it was looked at."""
 
-    __slots__ = ("counts", "life", "moment", "sample")
+    __slots__ = ("counts", "life", "moment", "reader", "sample", "seen")
 
-    def __init__(
-        self, life: str, moment: timedelta, counts: Counts, sample: Sample | None = None
-    ) -> None:
+    def __init__(self, life: str) -> None:
         self.life = life
-        self.moment = moment  # of the counters, on whichever clock they were read by
-        self.counts = counts
-        self.sample = sample
+        self.reader: Reader = UNREAD
+        self.seen = False  # by the kernel itself: when it sees it no more, it has ended
+        self.moment = timedelta()  # of the counters, on whichever clock they were read by
+        self.counts: Counts | None = None
+        self.sample: Sample | None = None
 
 
 class DockerMetrics:
@@ -82,19 +94,21 @@ class DockerMetrics:
     ) -> None:
         self._metric = metric
         self._measure = MEASURES[metric.name]
+        self._base = self._measure.base  # what 100 % is, when it is the same for all
         self._engine = engine
         self._clock = clock
         self._groups = groups
         self._stats = stats
         self._looks: dict[InstanceId, _Look] = {}
-        self._base = self._measure.base  # what 100 % is, when it is the same for all
-        self._ended: set[str] = set()  # lives that the kernel itself saw end
+        self._plan: list[_Look] = []  # the same, in the order of the fleet
+        self._lives: list[str] = []
         self._asked: set[str] = set()  # lives that the engine was asked for
 
     async def read(self, fleet: Fleet, since: datetime, now: datetime) -> Reading:  # noqa: ARG002 - no past
         name = self._metric.name
-        running = [i for i in fleet.instances if i.state is State.RUNNING]
-        self._forget(running)
+        runs = State.RUNNING
+        running = [i for i in fleet.instances if i.state is runs]
+        self._follow(running)
         if not running:
             return Reading(metric=name, missing="no instance is running")
         if self._metric.of == "host" and self._base is None:
@@ -102,97 +116,136 @@ class DockerMetrics:
                 self._base = await self._stats.host(self._engine, name)
             except ScalerError as error:
                 return Reading(metric=name, missing=f"the size of the host is not known: {error}")
-        looks, absent = await self._look(running)
-        self._looks = looks
-        samples = tuple(
-            look.sample for look in looks.values() if look.sample and look.sample.at > since
-        )
-        if samples:
-            return Reading(metric=name, samples=samples)
-        return Reading(metric=name, missing=_why(absent))
-
-    async def _look(
-        self, running: Sequence[Instance]
-    ) -> tuple[dict[InstanceId, _Look], dict[InstanceId, str]]:
-        looks: dict[InstanceId, _Look] = {}
+        samples: list[Sample] = []
         absent: dict[InstanceId, str] = {}
         others = []
-        read, judged, kind = self._groups.read, self._judged, self._measure.kind
         for begin in range(0, len(running), SLICE):
             if begin:
-                await self._clock.sleep(timedelta())
-            at = self._clock.now()
-            moment = self._clock.monotonic()
-            for number, instance in enumerate(running[begin : begin + SLICE], 1):
-                found = read(kind, instance.incarnation, instance.pid, moment)
-                if not isinstance(found, Absent):
-                    looks[instance.id] = judged(instance, at, *found)
-                else:
-                    absent[instance.id] = found.because
-                    if found.elsewhere and not self._saw(instance):
-                        others.append(instance)
-                if not number % STAMP:
-                    moment = self._clock.monotonic()
+                await self._clock.sleep(NO_TIME)
+            part, looks = running[begin : begin + SLICE], self._plan[begin : begin + SLICE]
+            others += self._of_kernel(part, looks, samples, absent)
         if others:
-            lives = [instance.incarnation for instance in others]
-            self._asked.update(lives)
-            told = await self._stats.read(self._engine, self._measure.kind, lives)
-            for instance in others:
-                answer = told[instance.incarnation]
-                if isinstance(answer, str):
-                    absent[instance.id] = f"{absent[instance.id]}, and the engine: {answer}"
-                else:
-                    looks[instance.id] = self._judged(instance, *answer)
-        return looks, absent
+            await self._of_engine(others, samples, absent)
+        found = tuple([sample for sample in samples if sample.at > since])
+        return Reading(metric=name, samples=found, missing=None if found else _why(absent))
 
-    def _saw(self, instance: Instance) -> bool:
-        """Whether the kernel told of this life before: then it has ended, whatever others say."""
-        life = instance.incarnation
-        old = self._looks.get(instance.id)
-        if old is not None and old.life == life and life not in self._asked:
-            self._ended.add(life)
-        return life in self._ended
+    def _of_kernel(
+        self,
+        part: Sequence[Instance],
+        looks: Sequence[_Look],
+        samples: list[Sample],
+        absent: dict[InstanceId, str],
+    ) -> list[Instance]:
+        """Fills samples, and reasons; who is left has to be asked for elsewhere.
 
-    def _judged(self, instance: Instance, at: datetime, moment: timedelta, counts: Counts) -> _Look:
-        """The look, with a sample as far as there is a look of the same life before it."""
-        measure, life = self._measure, instance.incarnation
+        Reads all, then looks at all: the kernel's work on memory.stat drives ours from the caches.
+        """
+        at, now = self._clock.now(), self._clock.monotonic
+        try:
+            found: list[tuple[timedelta, Counts]] = []
+            for begin in range(0, len(looks), STAMP):
+                moment = now()
+                found += [look.reader.read(moment) for look in looks[begin : begin + STAMP]]
+        except UNREADABLE:
+            return self._one_by_one(part, looks, samples, absent)
+        if self._measure.way == "level":
+            base, name, which = self._base, self._metric.name, self._measure.part
+            samples += [
+                Sample(at=at, value=counts[which], instance=i.id, base=base or i.bases.get(name))
+                for i, (_, counts) in zip(part, found, strict=True)
+            ]
+            return []
+        judged = self._judged
+        for instance, look, (moment, counts) in zip(part, looks, found, strict=True):
+            if (sample := judged(look, instance, at, moment, counts)) is not None:
+                samples.append(sample)
+        return []
+
+    def _one_by_one(
+        self,
+        part: Sequence[Instance],
+        looks: Sequence[_Look],
+        samples: list[Sample],
+        absent: dict[InstanceId, str],
+    ) -> list[Instance]:
+        """The same when one of them is new or cannot be read; what was read is not read again."""
+        others = []
+        kind, at = self._measure.kind, self._clock.now()
+        for instance, look in zip(part, looks, strict=True):
+            try:
+                if look.reader is UNREAD:
+                    look.reader = self._groups.reader(kind, look.life, instance.pid)
+                moment, counts = look.reader.read(self._clock.monotonic())
+            except UNREADABLE as error:
+                look.reader = UNREAD
+                failed = self._groups.failed(kind, look.life, error)
+                absent[instance.id] = failed.because
+                if failed.elsewhere and not look.seen:
+                    others.append(instance)
+            else:
+                look.seen = True
+                if (sample := self._judged(look, instance, at, moment, counts)) is not None:
+                    samples.append(sample)
+        return others
+
+    async def _of_engine(
+        self, others: Sequence[Instance], samples: list[Sample], absent: dict[InstanceId, str]
+    ) -> None:
+        lives = [instance.incarnation for instance in others]
+        self._asked.update(lives)
+        told = await self._stats.read(self._engine, self._measure.kind, lives)
+        for instance in others:
+            answer = told[instance.incarnation]
+            look = self._looks[instance.id]
+            if isinstance(answer, str):
+                absent[instance.id] = f"{absent[instance.id]}, and the engine: {answer}"
+            elif (sample := self._judged(look, instance, *answer)) is not None:
+                samples.append(sample)
+
+    def _judged(
+        self, look: _Look, instance: Instance, at: datetime, moment: timedelta, counts: Counts
+    ) -> Sample | None:
+        """A sample, as far as there are older counters of the same life where they are needed."""
+        measure, window = self._measure, NO_TIME
         if measure.way == "level":
-            return _Look(life, moment, counts, self._sample(instance, at, counts[measure.part]))
-        old = self._looks.get(instance.id)
-        if old is None or old.life != life:
-            return _Look(life, moment, counts)
-        span = moment - old.moment
-        if timedelta() <= span < SHORTEST:
-            return old
-        gained = counts[measure.part] - old.counts[measure.part]
-        if span < timedelta() or gained < 0:
-            return _Look(life, moment, counts)  # another life after all
-        if measure.way == "rate":
-            value = gained / span.total_seconds()
+            value = counts[measure.part]
         else:
-            held = counts[1] - old.counts[1]
-            value = held / gained if gained else 0.0  # no period in which it ran or waited
-        return _Look(life, moment, counts, self._sample(instance, at, value, span))
-
-    def _sample(
-        self, instance: Instance, at: datetime, value: float, span: timedelta = timedelta()
-    ) -> Sample:
+            old, window = look.counts, moment - look.moment
+            if old is not None and NO_TIME <= window < SHORTEST:
+                return look.sample
+            look.counts, look.moment, look.sample = counts, moment, None
+            if old is None or window < NO_TIME or counts[measure.part] < old[measure.part]:
+                return None  # the first look, or another life after all
+            value = counts[measure.part] - old[measure.part]
+            if measure.way == "rate":
+                value /= window.total_seconds()
+            elif value:  # else there was no period in which it ran or waited
+                value = (counts[1] - old[1]) / value
         base = self._base or instance.bases.get(self._metric.name)
-        return Sample(at=at, value=value, instance=instance.id, base=base, window=span)
+        look.sample = Sample(at=at, value=value, instance=instance.id, base=base, window=window)
+        return look.sample
 
-    def _forget(self, running: Sequence[Instance]) -> None:
-        lives = {instance.incarnation for instance in running}
-        for look in self._looks.values():
-            if look.life not in lives:
-                self._groups.drop(look.life)
-        self._ended &= lives
-        if gone := self._asked - lives:
+    def _follow(self, running: Sequence[Instance]) -> None:
+        """A look for each life, in their order; lives that are over are let go of."""
+        lives = [instance.incarnation for instance in running]
+        if lives == self._lives:
+            return
+        self._lives, old = lives, self._looks
+        self._looks = {}
+        for instance in running:
+            look = old.get(instance.id)
+            if look is None or look.life != instance.incarnation:
+                look = _Look(instance.incarnation)
+            self._looks[instance.id] = look
+        self._plan = list(self._looks.values())
+        for life in {look.life for look in old.values()}.difference(lives):
+            self._groups.drop(life)
+        if gone := self._asked.difference(lives):
             self._stats.drop(self._engine, gone)
             self._asked -= gone
 
     async def aclose(self) -> None:
-        self._forget(())
-        self._looks = {}
+        self._follow(())
 
 
 def _why(absent: dict[InstanceId, str]) -> str:

@@ -19,7 +19,8 @@ from scaler.core.document import Target
 from scaler.core.model import Fleet, Instance, InstanceId, State
 from scaler.errors import ScalerError
 from scaler.interfaces import Ability, Context, Provider, Watching
-from scaler.providers import docker, local
+from scaler.providers import docker, local, swarm
+from tests.integration import swarms
 from tests.integration.dockerd import BUSYBOX, Engine
 
 pytestmark = pytest.mark.live
@@ -34,6 +35,7 @@ class Platform:
     target: Target  # instances that run until they are stopped
     broken: Target  # instances that cannot start
     end: Callable[[Instance], Awaitable[None]]  # behind the provider's back
+    heals: bool = False  # it starts again by itself what ended
 
 
 @asynccontextmanager
@@ -107,7 +109,36 @@ async def docker_platform(
             await context.shared[Engines].aclose()
 
 
-PLATFORMS = {"local": local_platform, "docker": docker_platform}
+@asynccontextmanager
+async def swarm_platform(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Platform]:
+    """Services of a swarm of one node. It starts again what ended, except what never could."""
+    engine: Engine = request.getfixturevalue("engine")
+    opened: list[Context] = []
+
+    async def end(instance: Instance) -> None:
+        assert instance.pid
+        os.kill(instance.pid, signal.SIGKILL)
+
+    def connect() -> Provider[Any]:
+        opened.append(Context(clock=SystemClock(), state_dir=tmp_path, random=Random(1)))
+        return swarm.PLUGIN.open(opened[-1])
+
+    def target(service: str) -> Target:
+        return swarm.SwarmTarget(service=service, engine=engine.url, policy=service, kind="swarm")
+
+    with swarms.started(engine) as one:
+        one.create("web", "--replicas=0", "--restart-delay=1s")
+        one.create("bad", "--replicas=0", "--restart-condition=none", run=("/no/such/program",))
+        try:
+            yield Platform(
+                open=connect, target=target("web"), broken=target("bad"), end=end, heals=True
+            )
+        finally:
+            for context in opened:
+                await context.shared[Engines].aclose()
+
+
+PLATFORMS = {"local": local_platform, "docker": docker_platform, "swarm": swarm_platform}
 
 
 @pytest.fixture(params=PLATFORMS)
@@ -206,13 +237,15 @@ async def test_what_ends_by_itself_is_reported_with_its_reason(
     await provider.scale(platform.target, 2)
     fleet = await until(provider, platform.target, running(2))
     await platform.end(fleet.instances[0])
+    down = State.PENDING if platform.heals else State.FAILED
     fleet = await until(
-        provider, platform.target, lambda f: any(i.state is State.FAILED for i in f.instances)
+        provider, platform.target, lambda f: any(i.state is down for i in f.instances)
     )
-    failed = next(i for i in fleet.instances if i.state is State.FAILED)
+    failed = next(i for i in fleet.instances if i.state is down)
     assert "SIGKILL" in failed.because
-    assert failed.failed_at is not None
-    assert failed.failed_at <= fleet.at
+    if not platform.heals:
+        assert failed.failed_at is not None
+        assert failed.failed_at <= fleet.at
     assert (fleet.wanted, len(fleet.instances), fleet.complete) == (2, 2, True)
 
 
@@ -224,7 +257,8 @@ async def test_restart_starts_one_again(platform: Platform, connect: Connect, de
     one, other = before.instances
     if dead:
         await platform.end(one)
-        await until(provider, platform.target, lambda f: f.instances[0].state is State.FAILED)
+        down = State.PENDING if platform.heals else State.FAILED
+        await until(provider, platform.target, lambda f: f.instances[0].state is down)
     await provider.restart(platform.target, one.id)
     after = await until(
         provider,
@@ -253,6 +287,8 @@ async def test_what_cannot_start_is_failed_and_not_an_exception(
         lambda f: [i.state for i in f.instances] == [State.FAILED] * 2,
     )
     assert all("/no/such/program" in i.because and i.failed_at for i in fleet.instances)
+    if platform.heals:
+        return
     await provider.restart(platform.broken, fleet.instances[0].id)
     again = await provider.observe(platform.broken)
     assert again.instances[0].incarnation != fleet.instances[0].incarnation

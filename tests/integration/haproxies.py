@@ -15,6 +15,7 @@ global
     maxconn 500
     stats socket {folder}/s mode 600 level admin
     stats socket {folder}/operator mode 600 level operator
+    stats socket fd@{admin} level admin
 defaults
     mode http
     retries 0
@@ -40,19 +41,22 @@ class Proxy:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._door = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self._admin = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._door.getsockname()[1]
+        self.tcp = f"tcp://127.0.0.1:{self._admin.getsockname()[1]}"
         self.socket = folder / "s"
         self._processes: list[subprocess.Popen[bytes]] = []
 
     async def start(self) -> None:
         """Begin, or begin anew: what ran before answers what it has and ends."""
         config = self.folder / "haproxy.cfg"
-        config.write_text(CONFIG.format(folder=self.folder, fd=self._door.fileno()))
+        door, admin = self._door.fileno(), self._admin.fileno()
+        config.write_text(CONFIG.format(folder=self.folder, fd=door, admin=admin))
         before = [str(p.pid) for p in self._processes if p.poll() is None]
         soft = ["-sf", *before] if before else []
         process = subprocess.Popen(
             ["haproxy", "-db", "-f", str(config), *soft],
-            pass_fds=(self._door.fileno(),),
+            pass_fds=(door, admin),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -87,6 +91,7 @@ class Proxy:
                 process.kill()
             process.wait()
         self._door.close()
+        self._admin.close()
 
 
 @dataclass

@@ -11,7 +11,10 @@ from pathlib import Path
 
 from tests.integration.running import until
 
-WORDS = ("containers", "events", "exec", "images", "info", "networks", "services", "swarm", "tasks")
+WORDS = (
+    "containers", "events", "exec", "images", "info",
+    "networks", "nodes", "services", "swarm", "tasks",
+)  # fmt: skip
 ALWAYS = ("_ping", "version")
 CONFIG = """\
 global

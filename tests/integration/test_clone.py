@@ -193,3 +193,19 @@ async def test_a_range_of_ports_is_left_to_the_engine(engine: Engine) -> None:
     await client.aclose()
     port = int(engine.docker("port", name, "8000").stdout.strip().rpartition(":")[2])
     assert low < port <= low + 9
+
+
+async def test_an_address_of_its_own_is_not_copied(engine: Engine) -> None:
+    """Two with one hardware address in a network take each other's packets."""
+    address = "02:42:0a:00:00:4d"
+    client = Client(engine.url)
+    asked = {"Image": BUSYBOX, "Cmd": ["sleep", "600"], "MacAddress": address}
+    await client.call("creating", lambda api: api.create_container_from_config(asked, "plain"))
+    engine.docker("start", "plain")
+    first: Any = engine.inspect("plain")
+    assert first["NetworkSettings"]["Networks"]["bridge"]["MacAddress"] == address
+    template = clone.template(first, shared_volumes=False, has_ports=False)
+    second: Any = engine.inspect(await made(client, template, 2))
+    await client.aclose()
+    assert second["NetworkSettings"]["Networks"]["bridge"]["MacAddress"] != address
+    assert surprising(clone.difference(first, second)) == []

@@ -13,7 +13,7 @@ from tests.integration.dockerd import Engine
 from tests.integration.socket_proxy import SocketProxy
 
 pytestmark = pytest.mark.live
-ENOUGH = {"CONTAINERS": True, "POST": True, "EVENTS": True, "NETWORKS": True, "EXEC": True}
+ENOUGH = dict.fromkeys(("CONTAINERS", "POST", "EVENTS", "NETWORKS", "EXEC", "INFO"), True)
 Proxied = Callable[..., str]
 
 
@@ -53,7 +53,8 @@ async def test_an_engine_keeps_nothing_away_and_nothing_is_done_to_it(engine: En
 async def test_behind_a_proxy_every_missing_right_is_named(proxied: Proxied) -> None:
     seen = await examined(proxied(**ENOUGH), *BASE, *CONTAINERS)
     assert seen.missing == ()
-    reading = await examined(proxied(CONTAINERS=True, EVENTS=True), *BASE, *CONTAINERS)
+    some = proxied(CONTAINERS=True, EVENTS=True, INFO=True)
+    reading = await examined(some, *BASE, *CONTAINERS)
     assert {right.method for right in reading.missing} == {"POST", "DELETE"}
     nothing = await examined(proxied(), *BASE, *CONTAINERS, *SERVICES)
     assert set(nothing.missing) == {*BASE, *CONTAINERS, *SERVICES}

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import itertools
 import json
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from scaler.clients import docker_events
 from scaler.clients.docker import Engine as Client
 from scaler.clients.docker_events import (
     QUIET_MOST,
@@ -139,6 +141,7 @@ async def test_an_engine_that_restarts_is_followed_again(engine: Engine) -> None
             await asyncio.to_thread(engine.resume)
         await connected(follower)
         await until(lambda: follower.resyncs > before, "list everything anew")
+        assert follower.events.trouble == ""
         await asyncio.to_thread(engine.run, "web", "--network", "none", BUSYBOX, "true")
         await until(lambda: "die" in follower.actions("web"), "it listens again")
 
@@ -257,6 +260,60 @@ async def test_an_engine_that_does_not_even_answer_is_asked_again() -> None:
     for writer in arrived:
         writer.close()
     shutil.rmtree(folder)
+
+
+async def test_closing_waits_for_an_engine_that_does_not_answer_only_so_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(docker_events, "CLOSING_MOST", SOON)
+    folder = Path(tempfile.mkdtemp(prefix="fe", dir="/tmp"))
+    arrived: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_unix_server(
+        lambda _, writer: arrived.append(writer), f"{folder}/s"
+    )
+    client = Client(f"unix://{folder}/s")
+    follower = Follower(Events(client, SystemClock()))
+    await until(lambda: len(arrived) == 2, "the question has come")
+    await asyncio.wait_for(follower.events.aclose(), PATIENCE_S)
+    await follower.task
+    assert threads(), "it still waits, and disturbs nobody"
+    for writer in arrived:
+        writer.close()
+    await until(lambda: not threads(), "it ends with the answer")
+    server.close()
+    await client.aclose()
+    shutil.rmtree(folder)
+
+
+class Hasty:
+    """A clock on which sleeping takes no time; it keeps the spans."""
+
+    def __init__(self) -> None:
+        self.slept: list[timedelta] = []
+        self.now = SystemClock().now
+        self.monotonic = SystemClock().monotonic
+
+    async def sleep(self, span: timedelta) -> None:
+        if span == RESYNC_EVERY:
+            await asyncio.Event().wait()
+        self.slept.append(span)
+
+
+async def test_connections_that_end_are_tried_ever_more_slowly_and_leave_nothing() -> None:
+    descriptors: list[int] = []
+
+    async def cut(connection: Connection) -> None:
+        await connection.send(happened("start"))
+        descriptors.append(len(list(Path("/proc/self/fd").iterdir())))
+
+    clock = Hasty()
+    async with Fake(*[cut] * 40) as fake, following(fake.url, clock):
+        await until(lambda: len(descriptors) == 40, "forty connections")
+        waited = [span.total_seconds() for span in clock.slept]
+    assert 0.5 <= waited[0] <= 0.75
+    assert max(waited) == 30
+    assert all(later > earlier for earlier, later in itertools.pairwise(waited[:6]))
+    assert max(descriptors[10:]) <= max(descriptors[:10]) + 3
 
 
 async def test_closing_ends_a_silent_connection_at_once() -> None:

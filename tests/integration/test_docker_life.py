@@ -8,7 +8,7 @@ import pytest
 
 from scaler.clients.docker_hands import Hands
 from scaler.core.model import Fleet, State
-from scaler.errors import Unavailable
+from scaler.errors import NotFound, Unavailable
 from scaler.providers.docker import DockerProvider, DockerTarget
 from tests.integration.dockerd import BUSYBOX
 from tests.integration.harbour import ALONE, SLEEP, Harbour, all_running, is_, one, until
@@ -182,11 +182,37 @@ async def test_compose_up_sets_the_count_back_and_it_goes_up_again(harbour: Harb
     await provider.scale(target, 4)
     await until(provider, target, all_running(4))
     harbour.engine.docker("rm", "--force", "shop-web-2", "shop-web-3", "shop-web-4")
-    fleet = await until(provider, target, lambda f: len(f.instances) == 1)
-    assert (fleet.wanted, fleet.complete) == (4, False)
+    fleet = await until(provider, target, lambda f: not f.complete)
+    assert (fleet.wanted, len(fleet.instances)) == (4, 1)
     assert "compose set web back to 1; it goes back to 4" in fleet.notices
     await provider.scale(target, 4)
     await until(provider, target, all_running(4))
+
+
+async def test_what_compose_takes_down_stays_down_until_it_is_started_again(
+    harbour: Harbour,
+) -> None:
+    harbour.compose(1)
+    provider, target = harbour.connect(), harbour.target(service="web")
+    await provider.scale(target, 2)
+    await until(provider, target, all_running(2))
+    harbour.engine.docker("rm", "--force", "shop-web-2")
+    fleet = await until(provider, target, lambda f: len(f.instances) == 1)
+    assert (fleet.complete, fleet.rollout) == (True, "somebody is removing containers")
+    await provider.scale(target, 2)  # a decision from before
+    harbour.engine.docker("rm", "--force", "shop-web-1")
+    with pytest.raises(NotFound, match="stays down until it is started again"):
+        await until(provider, target, lambda _: False)
+    assert harbour.engine.names() == []
+    changes = provider.changes()
+    harbour.compose(1)
+    while True:
+        try:
+            await until(provider, target, all_running(1))
+            break
+        except NotFound:  # its start has not been heard of yet
+            assert await asyncio.wait_for(anext(changes), 30) == "web"
+    await changes.aclose()  # type: ignore[attr-defined]
 
 
 async def test_a_new_configuration_is_a_rollout_and_then_a_new_template(harbour: Harbour) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from scaler import plugins
 from scaler.clients import cgroups
 from scaler.clients.docker import Engines
-from scaler.clients.stats import Stats
+from scaler.clients.stats import IMMEDIATE, Stats
 from scaler.clock import SystemClock
 from scaler.core.document import Target
 from scaler.core.model import Fleet, Instance, InstanceId, Reading, Sample, State
@@ -86,6 +87,8 @@ class Asker:
     async def aclose(self) -> None:
         for each in self._sources.values():
             await each.aclose()
+        if Stats in self.context.shared:
+            await self.context.shared[Stats].aclose()
         if Engines in self.context.shared:
             await self.context.shared[Engines].aclose()
         if cgroups.Groups in self.context.shared:
@@ -251,10 +254,67 @@ async def test_streams_are_bounded(
     asker.blind()
     first, second = limited(engine, "first", SERVE), limited(engine, "second", SERVE)
     await asker.until("memory", first)
-    if asker.context.shared[Engines].at(engine.url).version >= (1, 44):
+    if asker.context.shared[Engines].at(engine.url).version >= IMMEDIATE:
         pytest.skip("this engine answers at once and needs no streams")
     both = await asker.read("memory", first, second)
     assert {sample.instance for sample in both.samples} == {first.id}
     told = await asker.context.shared[Stats].read(engine.url, "memory", [second.incarnation])
     assert "more than 1 containers" in str(told[second.incarnation])
     assert (await asker.until("memory", second)).value > 0  # nobody asks for the first any more
+
+
+async def test_an_engine_that_comes_back_is_listened_to_again(engine: Engine, asker: Asker) -> None:
+    asker.blind()
+    one = limited(engine, "one", SERVE, "--restart", "no")
+    await asker.until("memory", one)
+    engine.suspend()
+    try:
+        end = time.monotonic() + PATIENCE_S
+        while (reading := await asker.read("memory", one)).samples:
+            assert time.monotonic() < end
+            await asker.clock.sleep(timedelta(milliseconds=200))
+        assert "the engine: " in (reading.missing or "")
+    finally:
+        engine.resume()
+    engine.docker("start", "one")
+    assert (await asker.until("memory", instance_of(engine, "one"))).value > 0
+
+
+async def test_a_container_that_is_not_there_is_not_asked_for_at_every_look(
+    engine: Engine, asker: Asker
+) -> None:
+    asker.blind()
+    await asker.read("memory", limited(engine, "one", SERVE))
+    asked: Stats = asker.context.shared[Stats]
+    if asker.context.shared[Engines].at(engine.url).version >= IMMEDIATE:
+        pytest.skip("this engine answers at once and needs no streams")
+    life = "0123456789ab@another-node"
+    end = time.monotonic() + PATIENCE_S
+    while "No such container" not in (await asked.read(engine.url, "cpu", [life]))[life]:
+        assert time.monotonic() < end
+        await asker.clock.sleep(timedelta(milliseconds=50))
+    stream = asked._streams[engine.url, life]
+    for _ in range(3):
+        assert "No such container" in (await asked.read(engine.url, "cpu", [life]))[life]
+    assert asked._streams[engine.url, life] is stream
+
+
+async def test_what_the_provider_reports_is_what_the_kernel_is_asked_for(
+    engine: Engine, asker: Asker
+) -> None:
+    limited(engine, "web", BUSY)
+    kind = plugins.provider("docker")
+    target = kind.target.model_validate(
+        {"kind": "docker", "policy": "web", "container": "web", "engine": engine.url}
+    )
+    provider = kind.open(asker.context)
+    try:
+        (seen,) = (await provider.observe(target)).instances
+        await asker.read("cpu", seen)
+        kernel: cgroups.Groups = asker.context.shared[cgroups.Groups]
+        kernel.reader("cpu", seen.incarnation, seen.pid)  # raises if it was not the kernel
+        sample = await asker.until("cpu", seen)
+    finally:
+        await provider.aclose()
+    assert sample.base == pytest.approx(0.3)
+    assert 0 < sample.value < 0.5

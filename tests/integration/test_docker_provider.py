@@ -122,6 +122,20 @@ async def test_what_cannot_be_copied_is_refused_with_its_reasons(harbour: Harbou
     await until(provider, bolder, all_running(2))
 
 
+async def test_a_fixed_address_is_refused_unless_copies_may_have_others(harbour: Harbour) -> None:
+    harbour.engine.docker("network", "create", "--subnet=10.199.7.0/24", "fixed")
+    harbour.engine.run("web", "--network=fixed", "--ip=10.199.7.9", *SLEEP)
+    provider, target = harbour.connect(), harbour.target(container="web")
+    await provider.observe(target)
+    with pytest.raises(PermanentError, match=r"10\.199\.7\.9 in network fixed .*static_ip: drop"):
+        await provider.scale(target, 2)
+    freer = harbour.target(container="web", static_ip="drop")
+    await provider.scale(freer, 2)
+    fleet = await until(provider, freer, all_running(2))
+    assert fleet.instances[0].host == "10.199.7.9"
+    assert fleet.instances[1].host not in ("", "10.199.7.9")
+
+
 async def test_ports_come_from_the_range_and_an_exhausted_one_is_said_once(
     harbour: Harbour,
 ) -> None:

@@ -152,6 +152,12 @@ async def test_whoever_died_or_is_not_ready_gets_nothing_from_the_next_look_on(
     assert unready.served > served
 
 
+async def test_its_socket_may_be_tcp(proxy: Proxy, backends: Start) -> None:
+    one = await backends("web-1", 0.0)
+    await routes(proxy, socket=proxy.tcp).route(fleet([one.instance()]), [])
+    assert await get(proxy.port) == "200"
+
+
 async def test_one_that_comes_back_elsewhere_is_found_there(proxy: Proxy, backends: Start) -> None:
     way = routes(proxy)
     first = await backends("web-1", 0.0)

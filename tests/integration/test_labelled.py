@@ -1,6 +1,5 @@
-"""What carries a label on a real engine and a real Swarm."""
+"""What carries a label on a real engine."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,9 @@ from scaler.clients.docker import Engine as Client
 from scaler.errors import Unavailable
 from scaler.interfaces import Labelled
 from scaler.labels import AUTOHEAL, ENABLE
+from tests.integration import swarms
 from tests.integration.dockerd import BUSYBOX, Engine
 from tests.integration.running import until
-from tests.integration.swarm import swarm_on
 
 pytestmark = pytest.mark.live
 ASLEEP = ("--network", "none", BUSYBOX, "sleep", "600")
@@ -100,30 +99,8 @@ async def test_an_engine_that_is_not_there_is_unavailable(tmp_path: Path) -> Non
     await client.aclose()
 
 
-@pytest.fixture
-def swarm(engine: Engine) -> Iterator[Engine]:
-    with swarm_on(engine) as manager:
-        yield manager
-
-
-async def test_services_of_a_swarm(swarm: Engine) -> None:
-    made = ("service", "create", "--detach", "--no-resolve-image", "--name")
-    swarm.docker(*made, "web", "--label", "scaler.enable=true", "--label", "scaler.max=4",
-                 BUSYBOX, "sleep", "600")  # fmt: skip
-    swarm.docker(*made, "off", "--label", "scaler.enable=false", BUSYBOX, "sleep", "600")
-    inside = ("--container-label", "scaler.enable=true")
-    swarm.docker(*made, "inside", *inside, BUSYBOX, "sleep", "600")
-    until(lambda: swarm.names("label=scaler.enable=true"), "a task of it")
-    client = Client(swarm.url)
-    [found] = await labelled.services(client, ENABLE)
-    assert (found.name, found.target) == ("web", {"swarm": {"service": "web"}})
-    assert found.labels["scaler.max"] == "4"
-    assert await labelled.containers(client, ENABLE) == [], "tasks belong to their service"
-    await client.aclose()
-
-
-async def test_an_engine_without_a_swarm_is_unavailable(engine: Engine) -> None:
-    client = Client(engine.url)
-    with pytest.raises(Unavailable, match="swarm manager"):
-        await labelled.services(client, ENABLE)
-    await client.aclose()
+async def test_tasks_of_a_swarm_belong_to_their_service(engine: Engine) -> None:
+    with swarms.started(engine) as swarm:
+        swarm.create("web", "--container-label", "scaler.enable=true")
+        until(lambda: engine.names("label=scaler.enable=true"), "a task of it")
+        assert await listed(engine) == []

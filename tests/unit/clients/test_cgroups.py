@@ -4,7 +4,7 @@ Version 1 is read live in `tests/integration/test_docker_metrics.py`.
 """
 
 import asyncio
-import shutil
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,41 +12,8 @@ from pathlib import Path
 import pytest
 
 from scaler.clients import cgroups
-from scaler.clients.cgroups import Absent, Groups
-from scaler.clock import ManualClock
-
-RECORDED = Path("tests/data/cgroup/v2")
-ID = "3f1c9d0e6a7b4c5d8e9f00112233445566778899aabbccddeeff0123456789ab"
-LIFE = f"{ID}@2026-01-01T00:00:00Z"
-PID = 4242
-SCOPE = f"system.slice/docker-{ID}.scope"
-
-
-class Tree:
-    """The recorded tree, to be changed."""
-
-    def __init__(self, folder: Path) -> None:
-        shutil.copytree(RECORDED, folder, dirs_exist_ok=True)
-        self.sys = folder / "sys"
-        self.proc = folder / "proc"
-        self.group = self.sys / SCOPE
-        (self.proc / "4242/ns").mkdir(exist_ok=True)
-        (self.proc / "1/ns").mkdir(parents=True)
-        (self.proc / "4242/ns/net").symlink_to("net:[4026532001]")
-        (self.proc / "1/ns/net").symlink_to("net:[4026531840]")
-        self.clock = ManualClock()
-        self.groups = self.made()
-
-    def made(self, most_files: int = 100) -> Groups:
-        return Groups(root=self.sys, proc=self.proc, most_files=most_files)
-
-    def belongs_to(self, path: str, pid: int = PID) -> None:
-        (self.proc / str(pid)).mkdir(exist_ok=True)
-        (self.proc / str(pid) / "cgroup").write_text(f"0::{path}\n")
-
-    def counts(self, kind: str, life: str = LIFE, pid: int | None = PID) -> cgroups.Counts | Absent:
-        found = self.groups.read(kind, life, pid, self.clock.monotonic())
-        return found if isinstance(found, Absent) else found[1]
+from scaler.clients.cgroups import Absent
+from tests.fakes.cgroup_tree import ID, LIFE, PID, SCOPE, Tree
 
 
 @pytest.fixture
@@ -102,9 +69,18 @@ def test_the_path_is_what_the_kernel_says(tree: Tree, path: str) -> None:
 def test_a_process_of_somebody_else_is_never_measured(tree: Tree) -> None:
     tree.belongs_to("/system.slice/sshd.service")
     other = tree.counts("cpu")
-    assert other == Absent("process 4242 is another one here", elsewhere=True)
-    assert tree.counts("cpu", pid=None) == Absent("nobody says which process it is", elsewhere=True)
-    unseen = tree.counts("cpu", pid=77)
+    assert other == Absent("cpu cannot be read: process 4242 is another one here", elsewhere=True)
+    assert tree.counts("cpu", pid=None) == Absent(
+        "cpu cannot be read: nobody says which process it is", elsewhere=True
+    )
+    assert tree.counts("pids", ID[:12]) == Absent(
+        "pids cannot be read: process 4242 is another one here", elsewhere=True
+    )
+    tree.belongs_to(f"/{SCOPE}")
+    assert tree.counts("pids", ID[:12]) == (17,)
+    for nameless in ("", "@2026", ID[:11]):
+        assert isinstance(tree.counts("cpu", nameless), Absent)
+    unseen = tree.counts("cpu", "another-container@1", pid=77)
     assert isinstance(unseen, Absent)
     assert unseen.elsewhere
 
@@ -140,12 +116,34 @@ def test_descriptors_are_bounded(tree: Tree) -> None:
     assert open_files() == before
 
 
+def test_a_reader_outlives_the_closing_of_its_files(tree: Tree) -> None:
+    reader = tree.groups.reader("pids", LIFE, PID)
+    assert reader.read(tree.clock.monotonic())[1] == (17,)
+    tree.groups.drop(LIFE)
+    others = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]  # the numbers of other files now
+    (tree.group / "pids.current").write_text("18\n")
+    assert reader.read(timedelta(seconds=1))[1] == (18,)
+    for other in others:
+        os.close(other)
+
+
 def test_what_is_dropped_is_found_again(tree: Tree) -> None:
     assert tree.counts("pids") == (17,)
     tree.groups.drop(LIFE)
     tree.groups.drop(LIFE)
     (tree.group / "pids.current").write_text("18\n")
     assert tree.counts("pids") == (18,)
+
+
+def test_one_number_that_is_kept_from_us_does_not_cost_the_others(tree: Tree) -> None:
+    reader = tree.groups.reader("pids", LIFE, PID)
+    assert reader.read(timedelta(0))[1] == (17,)
+    before = open_files()
+    (tree.proc / "4242/ns/net").unlink()
+    refused = tree.counts("net")
+    assert isinstance(refused, Absent)
+    assert refused.elsewhere
+    assert open_files() == before
 
 
 def test_a_network_that_is_the_hosts_is_not_the_containers(tree: Tree) -> None:
@@ -162,6 +160,10 @@ def test_a_file_that_is_no_more_what_it_was_is_a_reason(tree: Tree) -> None:
     assert isinstance(found, Absent)
     assert found.because.startswith("cpu cannot be read")
     (tree.group / "pids.current").unlink()
-    found = tree.counts("pids")
-    assert isinstance(found, Absent)
-    assert "No such file" in found.because
+    (tree.group / "memory.stat").unlink()
+    before = open_files()
+    for kind in ("pids", "memory", "pids", "memory"):
+        found = tree.counts(kind)
+        assert isinstance(found, Absent)
+        assert "No such file" in found.because
+    assert open_files() == before

@@ -71,6 +71,12 @@ REFUSED = [
     pytest.param({}, {"IpcMode": f"container:{ID}"}, "IpcMode lives in another", "own"),
     pytest.param({}, {"PidMode": f"container:{ID}"}, "PidMode lives in another", "own"),
     pytest.param({}, {"VolumesFrom": ["db"]}, "takes volumes from another", "named volumes"),
+    pytest.param(
+        {"Labels": {"com.docker.swarm.service.name": "api"}},
+        {},
+        "it is of the Swarm service api",
+        "`swarm: {service: api}`",
+    ),
     pytest.param({"Hostname": "web-a"}, {}, "host name web-a is set by hand", "leave it out"),
 ]
 
@@ -241,6 +247,26 @@ def test_labels() -> None:
     }
     plain = clone.body_of(taken(inspected()), labels={}, number=7, ports={})[0]["Labels"]
     assert plain == {"scaler.names": "web-", "scaler.image": "shop/web:1"}
+
+
+@pytest.mark.parametrize("value", [None, 0, False, "", [], {}])
+def test_an_option_that_a_newer_engine_lists_makes_no_other_template(value: Any) -> None:
+    before = taken(inspected()).hash
+    assert taken(inspected(host={"OfTomorrow": value})).hash == before
+    assert taken(inspected(config={"OfTomorrow": value})).hash == before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(inspected(host={"OfTomorrow": 1}), id="an option"),
+        pytest.param(inspected(config={"ExposedPorts": {"80/tcp": {}}}), id="a port"),
+        pytest.param(inspected(config={"Labels": {"team": ""}}), id="a label without a value"),
+        pytest.param(inspected(networks={"front": {}, "back": {}}), id="a network"),
+    ],
+)
+def test_what_is_set_makes_another_template(other: Json) -> None:
+    assert taken(other).hash != taken(inspected()).hash
 
 
 # --- properties ---------------------------------------------------------------------------------

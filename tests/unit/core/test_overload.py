@@ -6,7 +6,17 @@ import pytest
 
 from scaler.core.decide import decide
 from scaler.core.document import Target
-from scaler.core.model import Decision, Fleet, History, Instance, InstanceId, Reading, Sample, State
+from scaler.core.model import (
+    Decision,
+    Fleet,
+    Health,
+    History,
+    Instance,
+    InstanceId,
+    Reading,
+    Sample,
+    State,
+)
 from scaler.core.policy import Policy
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -20,7 +30,9 @@ POLICY = Policy.model_validate(
 )
 
 
-def instance(number: int, *, ready: bool, lapsed: bool = False) -> Instance:
+def instance(
+    number: int, *, ready: bool, lapsed: bool = False, health: Health = Health.UNKNOWN
+) -> Instance:
     return Instance(
         id=InstanceId(f"web-{number}"),
         state=State.RUNNING,
@@ -28,6 +40,7 @@ def instance(number: int, *, ready: bool, lapsed: bool = False) -> Instance:
         ready=ready,
         ready_changed_at=NOON - timedelta(seconds=2 if not ready else 3000),
         lapsed=lapsed,
+        health=health,
         bases={"cpu": 1.0},
     )
 
@@ -59,3 +72,24 @@ def test_who_is_not_ready_otherwise_has_no_say(lapsed: bool, load: float) -> Non
     decision = decided(crowd, [1.0, load, load, load])
     assert decision.desired == 4
     assert "100 % against 70 %" in decision.wishes[0].because
+
+
+@pytest.mark.parametrize(
+    ("loads", "restarted"),
+    [
+        pytest.param([1.0, 1.0], 0, id="too busy to answer, while help is on the way"),
+        pytest.param([1.0, 0.0], 1, id="who hangs does nothing and is restarted"),
+        pytest.param([0.1, 1.0], 1, id="who spins alone, while nothing grows, is restarted"),
+    ],
+)
+def test_the_overloaded_are_not_restarted_while_more_are_coming(
+    loads: list[float], restarted: int
+) -> None:
+    crowd = [
+        instance(0, ready=True, health=Health.HEALTHY),
+        instance(1, ready=False, lapsed=True, health=Health.UNHEALTHY),
+    ]
+    decision = decided(crowd, loads)
+    assert len(decision.restarts) == restarted
+    if not restarted:
+        assert "overloaded and not sick" in decision.waiting[0]
