@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from scaler.clients import docker_seen
-from scaler.clients.docker import Engine
+from scaler.clients.docker import Engine, answered
 from scaler.clients.docker_events import RESYNC_EVERY, Event, Events, Resync
 from scaler.clients.docker_seen import Host, Seen
 from scaler.clients.docker_self import own_id
@@ -202,8 +202,10 @@ class View:
         except NotFound:
             self._forget(entry.id)
             return
-        except ScalerError:
+        except ScalerError as error:
             entry.dirty = True
+            if answered(error) and entry.seen is not None:
+                return  # one that the engine cannot describe does not hide the others
             raise
         seen = docker_seen.seen(found)
         before = entry.seen
