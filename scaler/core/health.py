@@ -111,15 +111,14 @@ def plan_restarts(
     memory = {i.id: _remembered(i, history.restarts.get(i.id), rules, now) for i in live}
     ended = [i for i in live if i.state is State.FAILED]
     sick = [i for i in live if i.state is State.RUNNING and i.health is Health.UNHEALTHY]
-    brake_at = _brake(rules, live, sick, history, now)
+    tried = _tried(live, memory) if sick else frozenset()
+    brake_at = _brake(rules, live, sick, tried, history, now)
     spared = overloaded if growing else frozenset()
     restarts: list[Restart] = []
     waiting: list[str] = []
     due: list[datetime] = []
     room = _room(rules, live, sick, memory)
-    canary_out = brake_at is not None and any(
-        m.at is not None and m.at >= brake_at for m in memory.values()
-    )
+    canary_out = bool(tried) and (brake_at is not None or bool(fleet.dependency_down))
     for instance in [*ended, *sorted(sick, key=lambda i: (memory[i.id].at or now, i.id))]:
         is_sick = instance.state is State.RUNNING
         at = _due(rules, instance.id, memory[instance.id])
@@ -191,15 +190,34 @@ def _remembered(
     return Restarts() if now - old.healthy_since >= rules.reset_after else old
 
 
+def _tried(
+    live: Sequence[Instance], memory: Mapping[InstanceId, Restarts]
+) -> frozenset[InstanceId]:
+    """Those that were restarted because they were sick, and are not known to be well since."""
+    return frozenset(
+        i.id
+        for i in live
+        if memory[i.id].attempts
+        and i.state in (State.RUNNING, State.PENDING)
+        and i.health is not Health.HEALTHY
+    )
+
+
 def _brake(
     rules: RestartRules,
     live: Sequence[Instance],
     sick: Sequence[Instance],
+    tried: frozenset[InstanceId],
     history: History,
     now: datetime,
 ) -> datetime | None:
-    """Since when the brake holds: many are sick together, and no canary has come back well."""
-    if len(sick) < 2 or len(sick) < rules.brake * len(live):
+    """Since when the brake holds: many are sick together, and no canary has come back well.
+
+    Checks find the sick one after the other, so those whose restart has not helped so far count
+    as sick: else each restart would loosen the brake.
+    """
+    ailing = {i.id for i in sick} | tried
+    if len(ailing) < 2 or len(ailing) < rules.brake * len(live):
         return None
     since = history.brake_at or now
     for instance in live:
