@@ -182,6 +182,8 @@ async def test_an_engine_that_hangs_is_not_asked_by_more_and_more(
         except (TimeoutError, Unavailable):
             continue
     assert proxy.requests - requests <= 4
+    looks = [t for t in asyncio.all_tasks() if t.get_name() == "docker look"]
+    assert len(looks) <= 1, "and nobody waits in a row"
     proxy.hung = False
     await until(provider, target, all_running(1))
 
