@@ -164,7 +164,8 @@ class Crew:
     async def aclose(self) -> None:
         """Let go; what is under way the next one finds in the book."""
         self._yard.view.links.heard.remove(self._heard)
-        self._yard.desks.pop(self.desk.orders.policy, None)
+        if self._yard.desks.get(self.desk.orders.policy) is self.desk:
+            del self._yard.desks[self.desk.orders.policy]
         await self._work.aclose()
         if self._looking is not None:
             self._looking.cancel()
@@ -179,6 +180,7 @@ class Crew:
         desk = self.desk
         await desk.open()
         self._there = await self._yard.view.look(self._chosen)
+        desk.orders.check(self._there)
         self.ids = frozenset(one.id[:12] for one in self._there)
         ports = (port for one in self._there for _, port in one.published.values())
         desk.published = frozenset(ports)
@@ -218,13 +220,18 @@ class Crew:
             await self._renew()
 
     def _obsolete(self) -> dict[str, Slot | None]:
-        """Slots of containers that somebody else has replaced or removed."""
-        ids = {one.name: one.id for one in self._there}
-        return {
-            name: None
-            for name, slot in self.desk.book.slots.items()
-            if slot.container and not self._work.has(name) and ids.get(name) != slot.container
-        }
+        """Slots of containers that somebody has replaced or removed; spares that have ended."""
+        seen = {one.name: one for one in self._there}
+        changes: dict[str, Slot | None] = {}
+        for name, slot in self.desk.book.slots.items():
+            if not slot.container or self._work.has(name):
+                continue
+            one = seen.get(name)
+            if one is None or one.id != slot.container:
+                changes[name] = None
+            elif slot.phase is Phase.SPARE and one.pid is None:
+                changes[name] = replace(slot, phase=Phase.STOPPING)
+        return changes
 
     def _vanished(self) -> dict[str, Slot | None]:
         """Containers that somebody has removed, and those that remove themselves at their end."""
@@ -348,7 +355,9 @@ class Crew:
         self, present: Sequence[Member], count: int, named: Sequence[str]
     ) -> dict[str, Slot | None]:
         desk = self.desk
-        going = docker_plan.victims(present, count, named, others=desk.orders.remove_any)
+        going = docker_plan.victims(
+            present, count, named, others=desk.orders.remove_any, held=desk.book.held
+        )
         if len(going) < count:
             desk.say(_not_ours(present))
         changes: dict[str, Slot | None] = {}

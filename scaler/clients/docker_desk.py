@@ -48,6 +48,7 @@ class Orders:
     short: str  # in one word: `web`
     compose: bool
     chosen: Callable[[str, Mapping[str, str]], bool]  # by name and labels
+    check: Callable[[Sequence[Seen]], None]  # raises when they cannot all be meant
     ports: Ports | None = None
     port: int | None = None  # of the container
     grace: timedelta | None = None  # None: its own

@@ -60,15 +60,28 @@ def belongs(slot: Slot, one: Seen) -> bool:
 
 
 def victims(
-    present: Sequence[Member], count: int, named: Collection[str], *, others: bool
+    present: Sequence[Member],
+    count: int,
+    named: Collection[str],
+    *,
+    others: bool,
+    held: Collection[str] = (),
 ) -> list[Member]:
-    """Those that were named, then what has failed, then the newest; others' only if allowed."""
+    """Those that were named, then what has failed, then the newest; others' only if allowed.
+
+    What a person has stopped (`held`, by incarnation) or paused goes last.
+    """
+
+    def by_hand(member: Member) -> bool:
+        seen = member.seen
+        return seen is not None and (seen.status == "paused" or seen.incarnation in held)
 
     def missed(member: Member) -> tuple[object, ...]:
         failed = member.seen is None or member.seen.status == "exited"
         born = member.seen.created_at if member.seen else None
         return (
             member.name not in named,
+            by_hand(member),
             not member.ours,
             not failed,
             -(born.timestamp() if born else 0.0),

@@ -57,6 +57,7 @@ class Seen:
     pid: int | None = None
     health: str = ""  # empty without a health check
     health_said: str = ""
+    health_changed_at: datetime | None = None  # when we saw it turn
     restart_policy: str = ""
     tries_left: bool = True  # the restart policy would start it once more
     auto_remove: bool = False

@@ -206,8 +206,13 @@ class View:
             entry.dirty = True
             raise
         seen = docker_seen.seen(found)
-        if entry.seen is None or entry.seen.incarnation != seen.incarnation:
+        before = entry.seen
+        if before is None or before.incarnation != seen.incarnation:
             entry.asked = False
+        if before is not None:
+            turned = before.health != seen.health
+            at = self._clock.now() if turned else before.health_changed_at
+            seen = replace(seen, health_changed_at=at)
         entry.seen, entry.name, entry.labels = seen, seen.name, seen.labels
         if seen.status == "exited" and entry.died_at is None and not entry.asked:
             told = await self._told(seen)

@@ -203,6 +203,7 @@ class Work:
     async def _join(self, slot: Slot) -> None:
         there = await self._hands.find(slot.container)
         if there is None or there.status not in ("paused", "running"):
+            await self._hands.remove(slot.container, slot.name)
             await self._become(slot, self._anew(slot))
             return
         if there.status == "paused":

@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
@@ -146,7 +147,6 @@ class DockerProvider:
     async def observe(self, target: DockerTarget) -> Fleet:
         crew = await self._crew(target)
         sight = await crew.look()
-        _one_project(target, sight)
         instances = tuple(self._instance(target, member, sight) for member in sight.members)
         return Fleet(
             target=target.policy,
@@ -249,9 +249,10 @@ class DockerProvider:
             created_at=seen.created_at,
             started_at=seen.started_at if seen.pid else None,
             ready=_ready(seen) if state_ is State.RUNNING else None,
+            ready_changed_at=seen.health_changed_at if state_ is State.RUNNING else None,
             health=health,
             because=because,
-            failed_at=seen.finished_at if state_ is State.FAILED else None,
+            failed_at=(seen.finished_at or seen.created_at) if state_ is State.FAILED else None,
             current=_current(seen, sight),
             protected=not member.ours and target.remove == "own",
             bases=_bases(seen, sight.host),
@@ -268,6 +269,7 @@ def _orders(target: DockerTarget) -> Orders:
         short=target.service or target.container or target.label,
         compose=bool(target.service),
         chosen=target.means,
+        check=partial(_one_project, target),
         ports=target.ports,
         port=target.port,
         grace=target.grace,
@@ -278,16 +280,13 @@ def _orders(target: DockerTarget) -> Orders:
     )
 
 
-def _one_project(target: DockerTarget, sight: Sight) -> None:
+def _one_project(target: DockerTarget, there: Sequence[Seen]) -> None:
     """The same name in two projects is not the same service."""
-    if target.service and not target.project:
-        seen = (member.seen for member in sight.members if member.seen is not None)
-        found = sorted({one.labels.get(PROJECT, "") for one in seen})
-        if len(found) > 1:
-            raise PermanentError(
-                f"{target.what} is there in projects {' and '.join(found)}; "
-                f"write project: {found[0]}"
-            )
+    found = sorted({one.labels.get(PROJECT, "") for one in there})
+    if target.service and not target.project and len(found) > 1:
+        raise PermanentError(
+            f"{target.what} is there in projects {' and '.join(found)}; write project: {found[0]}"
+        )
 
 
 def _state(member: Member, sight: Sight) -> tuple[State, Health, str]:
@@ -310,10 +309,16 @@ def _state(member: Member, sight: Sight) -> tuple[State, Health, str]:
     if seen.status == "restarting":
         return State.PENDING, nothing, "the engine restarts it"
     if seen.status == "created":
-        if seen.error:
-            return State.FAILED, nothing, docker_seen.ended(seen.exit_code, error=seen.error)
-        return State.HELD, nothing, "created and never started"
+        return _created(member, seen)
     return _ended(seen, sight)
+
+
+def _created(member: Member, seen: Seen) -> tuple[State, Health, str]:
+    if seen.error:
+        why = docker_seen.ended(seen.exit_code, error=seen.error)
+        return State.FAILED, Health.UNKNOWN, why
+    state = State.FAILED if member.ours else State.HELD
+    return state, Health.UNKNOWN, "created and never started"
 
 
 def _ended(seen: Seen, sight: Sight) -> tuple[State, Health, str]:

@@ -138,6 +138,28 @@ async def test_a_stop_by_hand_of_what_the_engine_restarts_is_respected(harbour: 
     await until(provider, target, is_("web", State.HELD))
 
 
+@pytest.mark.parametrize("policy", ["always", "on-failure", "no"])
+async def test_a_restart_by_us_is_one_start_whatever_the_engine_would_do(
+    harbour: Harbour, policy: str
+) -> None:
+    words = ("--network=none", "--stop-timeout=1", f"--restart={policy}")
+    harbour.engine.run("web", *words, *SLEEP)  # ignores TERM, so it is killed in the end
+    provider, target = harbour.connect(), harbour.target(container="web")
+    before = await until(provider, target, all_running(1))
+    await provider.restart(target, before.instances[0].id)
+    states: set[State] = set()
+
+    def is_back(fleet: Fleet) -> bool:
+        states.add(fleet.instances[0].state)
+        return fleet.instances[0].state is State.RUNNING
+
+    after = await until(provider, target, is_back)
+    assert after.instances[0].incarnation != before.instances[0].incarnation
+    assert states == {State.PENDING, State.RUNNING}
+    count = ("inspect", "--format={{.RestartCount}}", "web")
+    assert harbour.engine.docker(*count).stdout.strip() == "0", "the engine did nothing itself"
+
+
 async def test_a_container_that_removes_itself_has_failed_and_can_be_started_again(
     harbour: Harbour,
 ) -> None:

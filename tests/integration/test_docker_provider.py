@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from scaler.clients.docker_book import Phase, Slot
 from scaler.core.model import Health, State
 from scaler.errors import NotFound, PermanentError
+from scaler.providers.docker import DockerProvider
 from tests.integration.dockerd import BUSYBOX, PYTHON
 from tests.integration.harbour import ALONE, SLEEP, Harbour, all_running, is_, one, until
 
@@ -90,6 +92,7 @@ async def test_one_name_in_two_projects_is_not_one_service(harbour: Harbour) -> 
         await provider.observe(harbour.target(service="web"))
     fleet = await provider.observe(harbour.target(service="web", project="shop"))
     assert [i.id for i in fleet.instances] == ["shop-web-1"]
+    assert fleet.wanted == 1, "nothing of the mixture was written down"
 
 
 async def test_nothing_of_that_name_says_what_to_do(harbour: Harbour) -> None:
@@ -258,6 +261,11 @@ async def test_stops_that_have_not_begun_are_taken_back(harbour: Harbour) -> Non
     assert {i.incarnation for i in after.instances} <= {i.incarnation for i in before.instances}
 
 
+def desk(provider: DockerProvider) -> list[Slot]:
+    """What is under way."""
+    return list(provider._crews["web"][1].desk.book.slots.values())
+
+
 async def test_a_spare_joins_without_a_start(harbour: Harbour) -> None:
     harbour.engine.run("web", *ALONE, *SLEEP)
     provider = harbour.connect()
@@ -273,6 +281,13 @@ async def test_a_spare_joins_without_a_start(harbour: Harbour) -> None:
     fleet = await until(provider, target, all_running(2))
     assert fleet.instances[1].incarnation.startswith(spare)
     await until(provider, target, lambda f: "web-3" in harbour.engine.names("status=paused"))
+    harbour.engine.docker("unpause", "web-3")
+    harbour.engine.docker("kill", "web-3")
+    await until(provider, target, lambda f: not f.complete)
+    await provider.scale(target, 2)
+    await until(provider, target, lambda f: len(harbour.engine.names("status=paused")) == 1)
+    await until(provider, target, lambda _: {s.phase for s in desk(provider)} == {Phase.SPARE})
+    assert harbour.engine.names("status=exited") == []
     none = harbour.target(container="web")
     await provider.observe(none)
     await provider.scale(none, 2)
