@@ -28,6 +28,8 @@ Words = Annotated[tuple[str, ...], Field(min_length=1)]
 class ReadinessBalancer(Balancer):
     """A router that looks at the health of each instance by itself."""
 
+    sickens = True
+
     command: Words
     """Run inside an instance that is to go, so that its health check fails from then on."""
     undo: Words

@@ -61,6 +61,9 @@ class Source(Model):
 class Balancer(Model):
     """What sends requests to the instances. Each balancer has its own fields beside these."""
 
+    sickens: ClassVar[bool] = False
+    """Whether who is to go looks sick to the platform by that, and for a while who stays."""
+
     kind: str = Field(default="", exclude=True, json_schema_extra={"hidden": True})
     """Filled in by the loader."""
     drain: Span = timedelta(seconds=30)

@@ -23,7 +23,7 @@ from scaler.core.policy import Policy
 from scaler.engine.health import HealthMonitor
 from scaler.engine.jobs import Job, guarded
 from scaler.engine.recorder import Recorder
-from scaler.engine.routes import LOOK, Leave, routed
+from scaler.engine.routes import LOOK, Leave, routed, unblamed
 from scaler.engine.watched import Condition, Watched, in_time, look, read, watch, with_lapsed
 from scaler.errors import NotFound, ScalerError, TransientError
 from scaler.interfaces import Adapters, Watching
@@ -172,6 +172,7 @@ class ScalingManager:
             it.history = _without_phantom(it.history, fleet)
             it.fresh = False
         fleet = self.health.enriched(it.policy, fleet)
+        fleet = unblamed(it, fleet, self._clock.monotonic())
         fleet = _last_choice(with_lapsed(fleet, it.was_fit), it.leaving)
         self._notice(it, fleet)
         patience = min(self._deadline, max(it.policy.every, timedelta(seconds=1)))

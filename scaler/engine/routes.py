@@ -15,8 +15,7 @@ from scaler.engine.watched import Watched, in_time
 from scaler.interfaces import Adapters
 
 LOOK: Final = timedelta(milliseconds=250)  # between two looks at who is still busy
-
-
+FORGIVEN: Final = timedelta(minutes=1)  # Docker's default interval and time-out of a check
 PANIC: Final = 0.5  # of those that were ready; Envoy's panic threshold
 
 
@@ -60,9 +59,34 @@ async def routed(
     ]
     there = {i.id for i in fleet.instances if i.state is State.RUNNING}
     back = [i for i in before if i not in it.leaving and i in there]
+    it.returned |= dict.fromkeys(back, now)
     said += [f"{i} stays and gets requests again" for i in back]
     free = tuple(i for i in decision.remove if i not in busy)
     return Leave(free=free, busy=busy, said=tuple(said))
+
+
+def unblamed(it: Watched, fleet: Fleet, now: timedelta) -> Fleet:
+    """`fleet` without sickness that comes of a drain, where a balancer drains by causing it.
+
+    It is held against nobody who is leaving, for `FORGIVEN` against nobody who stays after all,
+    and after a start of the daemon against nobody, since an earlier one may have drained anybody.
+    """
+    rules = it.policy.balancer
+    if rules is None or not rules.sickens:
+        return fleet
+    if it.balancer is None:
+        it.returned = {i.id: now for i in fleet.instances}
+    it.returned = {i: at for i, at in it.returned.items() if now - at < FORGIVEN}
+    spared = it.leaving.keys() | it.returned.keys()
+    return replace(
+        fleet,
+        instances=tuple(
+            replace(i, health=Health.UNKNOWN)
+            if i.id in spared and i.health is Health.UNHEALTHY
+            else i
+            for i in fleet.instances
+        ),
+    )
 
 
 def opened(fleet: Fleet) -> Fleet:

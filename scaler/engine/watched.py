@@ -48,6 +48,7 @@ class Watched:
     sources: dict[str, MetricSource] = field(default_factory=dict)
     balancer: Balancer | None = None
     leaving: dict[InstanceId, timedelta] = field(default_factory=dict)  # since when, monotonic
+    returned: dict[InstanceId, timedelta] = field(default_factory=dict)  # not to go any more, since
     was_fit: dict[InstanceId, str] = field(default_factory=dict)  # in which incarnation
     noticed: tuple[str, ...] = ()  # what the platform said last beside the fleet
     condition: Condition = Condition.STARTING

@@ -10,13 +10,18 @@ from typing import Any
 
 import pytest
 
-from scaler import policyfile
+from scaler import daemon, policyfile
 from scaler.balancers.readiness import PLUGIN, ReadinessBalancer, ReadinessRoutes
-from scaler.clock import ManualClock
+from scaler.clock import ManualClock, SystemClock
 from scaler.core.document import Target
 from scaler.core.model import Fleet, Instance, InstanceId, State
+from scaler.core.policy import Policy
+from scaler.engine.manager import ScalingManager
+from scaler.engine.recorder import Recorder
 from scaler.errors import Unavailable
 from scaler.interfaces import Context, Platforms
+from scaler.providers.docker import DockerTarget
+from scaler.stores.memory import MemoryStore
 from tests.integration.dockerd import BUSYBOX, Engine
 from tests.integration.haproxies import PATIENCE_S
 
@@ -88,6 +93,56 @@ async def test_who_is_to_go_turns_unhealthy_and_whoever_stays_healthy_again(
     inside.ran.clear()
     assert await way.route(there, []) == {}
     assert inside.ran == []
+
+
+async def test_a_drain_of_containers_that_is_taken_back_restarts_nobody(
+    engine: Engine, tmp_path: Path
+) -> None:
+    engine.run("web", "--network=none", *HEALTH, BUSYBOX, "sleep", "600")
+    clock = SystemClock()
+    context = Context(clock=clock, state_dir=tmp_path, random=Random(1))
+    adapters = daemon.Installed(context)
+    recorder = Recorder(store=MemoryStore(), clock=clock, tell=lambda _: None)
+    manager = ScalingManager(adapters=adapters, recorder=recorder, clock=clock)
+
+    def policy(count: int) -> dict[str, Policy]:
+        fields = {
+            "name": "web",
+            "every": "1s",
+            "target": DockerTarget(container="web", engine=engine.url, kind="docker", policy="web"),
+            "balancer": ReadinessBalancer(
+                kind="readiness",
+                command=("touch", "/tmp/draining"),
+                undo=("rm", "-f", "/tmp/draining"),
+                settle=timedelta(seconds=25),
+            ),
+            "limits": {"min": count, "max": count},
+        }
+        return {"web": Policy.model_validate(fields)}
+
+    async def tick_until(count: int, fit: int) -> set[str]:
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while True:
+            await asyncio.gather(*manager.tick())
+            seen, decision = manager.watched["web"].fleet, manager.watched["web"].decision
+            assert not (decision and decision.restarts)
+            lives = {i.incarnation for i in seen.instances} if seen else set()
+            if len(lives) == count and len(engine.names("health=healthy")) == fit:
+                return lives
+            assert asyncio.get_running_loop().time() < deadline, manager.watched["web"].trouble
+            await asyncio.sleep(0.1)
+
+    try:
+        await manager.apply(policy(4))
+        lives = await tick_until(4, 4)
+        await manager.apply(policy(3))
+        assert await tick_until(4, 3) == lives
+        assert len(engine.names("health=unhealthy")) == 1
+        await manager.apply(policy(4))
+        assert await tick_until(4, 4) == lives
+    finally:
+        await manager.drain(timedelta(seconds=5))
+        await adapters.aclose()
 
 
 async def test_a_command_that_fails_keeps_everybody(engine: Engine, tmp_path: Path) -> None:

@@ -1,12 +1,28 @@
 """Who gets requests when many are not ready."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
-from scaler.core.model import Fleet, Health, Instance, InstanceId, State, is_fit
-from scaler.engine.routes import opened
-from scaler.engine.watched import with_lapsed
+from scaler.balancers.readiness import ReadinessBalancer
+from scaler.clock import ManualClock
+from scaler.core.document import Balancer, Target
+from scaler.core.model import (
+    Decision,
+    Fleet,
+    Health,
+    History,
+    Instance,
+    InstanceId,
+    State,
+    is_fit,
+)
+from scaler.core.policy import Policy
+from scaler.engine.routes import FORGIVEN, opened, routed, unblamed
+from scaler.engine.watched import watch, with_lapsed
+from scaler.simulation.world import World
 from tests.simulation.conftest import START
 
 
@@ -66,3 +82,48 @@ def test_liveness_alone_may_take_most_of_them_out_too() -> None:
     with_lapsed(seen(*[Health.HEALTHY] * 3), memory)
     after = seen(Health.HEALTHY, Health.UNHEALTHY, Health.UNHEALTHY)
     assert all(map(is_fit, opened(with_lapsed(after, memory)).instances))
+
+
+class Drains:
+    """A balancer that nobody keeps busy."""
+
+    async def route(
+        self, fleet: Fleet, leaving: Collection[InstanceId]
+    ) -> Mapping[InstanceId, int]:
+        return {}
+
+    async def aclose(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "rules", [Balancer(kind="x"), ReadinessBalancer(command=("a",), undo=("b",))]
+)
+async def test_only_sickness_that_comes_of_a_drain_is_forgiven(rules: Balancer) -> None:
+    clock = ManualClock(START)
+    target = Target(kind="x", policy="web")
+    it = watch(Policy(name="web", target=target, balancer=rules), History())
+    one = InstanceId("web-0")
+    there = replace(
+        fleet(), instances=tuple(replace(i, health=Health.UNHEALTHY) for i in fleet(None).instances)
+    )
+
+    async def sick_after(leaving: Collection[InstanceId]) -> bool:
+        seen = unblamed(it, there, clock.monotonic())
+        decision = Decision(
+            target="web", at=clock.now(), current=1, desired=1, remove=tuple(leaving)
+        )
+        it.balancer = Drains()
+        await routed(it, seen, decision, World(clock, {}), clock, timedelta(seconds=1))
+        return seen.instances[0].health is Health.UNHEALTHY
+
+    blamed = not rules.sickens
+    assert await sick_after([]) == blamed, "an earlier daemon may have drained it"
+    await clock.advance(FORGIVEN)
+    assert await sick_after([one]), "it is sick by itself"
+    await clock.advance(FORGIVEN)
+    assert await sick_after([one]) == blamed, "it is drained"
+    assert await sick_after([]) == blamed, "it is taken back now"
+    await clock.advance(FORGIVEN / 2)
+    assert await sick_after([]) == blamed
+    await clock.advance(FORGIVEN / 2)
+    assert await sick_after([]), "it had time to be well again"
