@@ -10,6 +10,7 @@ Everything is for the thread of the loop: a read is too short to be worth a thre
 """
 
 import os
+import resource
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -267,11 +268,12 @@ class Groups:
         *,
         root: Path = Path("/sys/fs/cgroup"),
         proc: Path = Path("/proc"),
-        most_files: int = MOST_FILES,
+        most_files: int = 0,
     ) -> None:
+        """`most_files` are kept open; by default half of what this process may open."""
         self._root = root
         self._proc = proc
-        self._most_files = most_files
+        self._most_files = most_files or min(MOST_FILES, _allowed() // 2)
         self._groups: dict[str, _Group] = {}
         self._open = 0
 
@@ -395,6 +397,12 @@ class Groups:
                 if other.readlink() == own:
                     return "it shares the network of the host"
         return ""
+
+
+def _allowed() -> int:
+    """How many files this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 2 * MOST_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def _up_to(path: str, container: str) -> str:

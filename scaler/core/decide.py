@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from scaler.core import health, hpa, limits, recommend, schedule, victims
+from scaler.core import health, hpa, limits, recommend, roster, schedule, victims
 from scaler.core.model import (
     Asked,
     Change,
@@ -204,8 +204,8 @@ def _decision(
         fleet,
         history,
         now,
-        overloaded=recommend.overloaded(policy, fleet, readings),
-        growing=desired > current or recommend.arriving(fleet, history, now),
+        overloaded=roster.overloaded(policy, fleet, readings),
+        growing=desired > current or roster.arriving(fleet, history, now),
     )
     restarts: Sequence[Restart] = plan.restarts
     waiting = plan.waiting

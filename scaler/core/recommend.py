@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from scaler.core import window
+from scaler.core import roster, window
 from scaler.core.model import (
     Burst,
     Fleet,
@@ -22,24 +22,13 @@ from scaler.core.model import (
     Point,
     Reading,
     Sample,
-    State,
     Wish,
 )
 from scaler.core.policy import BreachStep, Goal, Limits, Metric, Policy, Threshold
+from scaler.core.roster import Crew
 from scaler.core.units import Ratio, format_percent, format_span
 
-NOT_LEARNED: Final = timedelta(minutes=2)  # start-up allowance before a start was seen
-LEAST_ALLOWANCE: Final = timedelta(seconds=10)
 EPSILON: Final = 1e-9  # of an instance: a float that should be 3 must not ask for 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Crew:
-    """The instances of a fleet, sorted by what they can do."""
-
-    working: frozenset[InstanceId]  # ready, or nobody says otherwise
-    coming: int  # asked for and within the time that a start takes
-    stuck: int  # not ready for longer: no capacity and none on its way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,71 +43,18 @@ class Measure:
     whole: bool = False  # one number for the target
 
 
-def allowance(history: History) -> timedelta:
-    """How long a start may take: twice the 90th percentile of those seen."""
-    if not history.startups:
-        return NOT_LEARNED
-    usual = window.reduce(history.startups, "p90")
-    return max(LEAST_ALLOWANCE, timedelta(seconds=2 * usual))
-
-
-def muster(
-    fleet: Fleet, history: History, now: datetime, loaded: frozenset[InstanceId] = frozenset()
-) -> Crew:
-    """Who works, who is on the way, and who is stuck.
-
-    `loaded` are those that carry load although they are not ready.
-    """
-    working: list[InstanceId] = []
-    coming = stuck = seen = 0
-    patience = allowance(history)
-    for instance in fleet.instances:
-        state = instance.state
-        if state is State.STOPPING:
-            continue
-        seen += 1
-        if state is State.HELD:
-            continue
-        if state is State.RUNNING and (instance.ready is not False or instance.id in loaded):
-            working.append(instance.id)
-            continue
-        since = instance.failed_at or instance.ready_changed_at or instance.started_at
-        since = since or instance.created_at
-        if since is None or now - since < patience:
-            coming += 1
-        else:
-            stuck += 1
-    unseen = max(0, fleet.wanted - seen)  # asked for, not even listed yet
-    if stuck >= len(working):  # then the fault is not theirs, and more of the same would not help
-        coming, stuck = coming + stuck, 0
-    return Crew(working=frozenset(working), coming=coming + unseen, stuck=stuck)
-
-
-def arriving(fleet: Fleet, history: History, now: datetime) -> bool:
-    """Whether help is on the way: one that has never been fit, within the time a start takes."""
-    patience = allowance(history)
-    for instance in fleet.instances:
-        starts = instance.state is State.PENDING or (
-            instance.state is State.RUNNING and instance.ready is False and not instance.lapsed
-        )
-        born = instance.started_at or instance.created_at
-        if starts and (born is None or now - born < patience):
-            return True
-    return False
-
-
 def wishes(
     policy: Policy, fleet: Fleet, readings: Mapping[str, Reading], history: History, now: datetime
 ) -> tuple[tuple[Wish, ...], History]:
     """Every metric's wish, and the history with this tick's points in it."""
-    everybody = muster(fleet, history, now)
+    everybody = roster.muster(fleet, history, now)
     points = dict(history.points)
     bursts: dict[str, Burst | None] = dict(history.bursts)
     found = []
     for metric in policy.metrics:
         reading = readings.get(metric.name) or Reading(metric=metric.name, missing="not read")
-        loaded = _loaded(metric, reading, fleet)
-        crew = muster(fleet, history, now, loaded) if loaded else everybody
+        loaded = roster.loaded(metric, reading, fleet)
+        crew = roster.muster(fleet, history, now, loaded) if loaded else everybody
         measured = measure(metric, reading, fleet, crew, now, policy.every)
         old = points.get(metric.name, ())
         if isinstance(measured, str):
@@ -140,39 +76,6 @@ def wishes(
         history,
         points={name: kept for name, kept in points.items() if name in names},
         bursts={n: b for n, b in bursts.items() if n in names and b is not None},
-    )
-
-
-def overloaded(
-    policy: Policy, fleet: Fleet, readings: Mapping[str, Reading]
-) -> frozenset[InstanceId]:
-    """Those that fell out of rotation with more to do than any goal asks, by some metric."""
-    found: frozenset[InstanceId] = frozenset()
-    for metric in policy.metrics:
-        if metric.name in readings:
-            found |= _loaded(metric, readings[metric.name], fleet)
-    return found
-
-
-def _loaded(metric: Metric, reading: Reading, fleet: Fleet) -> frozenset[InstanceId]:
-    """Those that were ready, are not any more, and do as much as the goal asks or more.
-
-    They are overloaded and not dead: to leave out what they carry would let the worst overload
-    look like too little load. Who hangs does nothing, and stays out.
-    """
-    goal = metric.keep
-    if goal is None or goal.utilization is None:
-        return frozenset()
-    full = {i.id: i.bases.get(metric.name) for i in fleet.instances if i.lapsed}
-    if not full:
-        return frozenset()
-    return frozenset(
-        s.instance
-        for s in reading.samples
-        if s.instance in full
-        and window.is_load(s.value)
-        and (base := s.base or full[s.instance])
-        and s.value >= goal.level * base
     )
 
 

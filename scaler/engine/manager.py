@@ -238,10 +238,16 @@ class ScalingManager:
         return True
 
     async def restart(self, it: Watched, instance: InstanceId, by: str = "") -> bool:
-        """Ask the platform to start one instance again; whether it took the order."""
+        """Ask the platform to start one instance again; whether it took the order.
+
+        One that cannot be is no reason to leave the others alone: its back-off is wait enough.
+        """
         assert it.provider is not None  # noqa: S101 - it has observed
         asked = it.provider.restart(it.policy.target, instance)
-        return await self._ask(it, f"restart {instance}", asked, by)
+        not_before = it.not_before
+        taken = await self._ask(it, f"restart {instance}", asked, by)
+        it.not_before = not_before
+        return taken
 
     async def _ask(self, it: Watched, doing: str, call: Awaitable[None], by: str = "") -> bool:
         try:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from scaler.clock import ManualClock
 from scaler.core.policy import Policy
 from scaler.engine import status
+from scaler.errors import Unsupported
 from scaler.simulation.faults import Fault, Trouble
 from scaler.simulation.run import Simulation
 from scaler.simulation.world import Service, World
@@ -85,3 +86,33 @@ async def test_ten_sick_together_without_a_known_cause_restart_one_canary_at_a_t
     await daemon.stop()
 
     assert len([unit for at, unit in services["web"].starts if begin <= at < end]) == 1
+
+
+async def test_a_restart_that_the_platform_cannot_do_does_not_keep_the_target_from_growing(
+    clock: ManualClock, policy: Callable[..., Policy]
+) -> None:
+    def passing(what: str) -> None:
+        if what == "restart":
+            raise Unsupported("it runs on another node")
+
+    crash = Fault(
+        trouble=Trouble.CRASH,
+        name="web",
+        begin=START + 2 * MINUTE,
+        end=START + 2 * MINUTE + timedelta(seconds=1),
+    )
+    web = Service(load=lambda now: 1.0 if now < START + 2 * MINUTE else 6.0)
+    daemon = Simulation(
+        adapters=World(clock, {"web": web}, [crash], passing),
+        policies={"web": policy(limits={"min": 4, "max": 10})},
+        store=MemoryStore(),
+        clock=clock,
+    )
+    await daemon.start()
+    await daemon.run(2 * MINUTE + timedelta(seconds=1))
+    for unit in [*web.units.values()][1:]:
+        unit.failed_at = None  # all but one live, and have too much to do
+    await daemon.run(timedelta(seconds=40))
+    await daemon.stop()
+    assert web.wanted > 4
+    assert "another node" in daemon.manager.watched["web"].trouble
