@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import structlog
 
-from scaler.clients import logfiles, ports, processes, slots
+from scaler.clients import durable, logfiles, ports, processes, slots
 from scaler.clients.ports import Ports
 from scaler.clients.slots import Book, Phase, Slot
 from scaler.clock import Clock
@@ -214,7 +214,7 @@ class Crew:
         try:
             return slots.read(self._path)
         except slots.Broken as error:
-            aside = slots.set_aside(self._path)
+            aside = durable.set_aside(self._path)
             log.warning("state.set_aside", path=str(aside), error=str(error))
             return None
 

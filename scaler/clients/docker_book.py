@@ -5,7 +5,6 @@ simply run are not in it: their labels tell of them. So a daemon that is killed 
 what it was about to do here and what it has done there.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
+
+from scaler.clients import durable
 
 VERSION: Final = 1
 SLOTS_MOST: Final = 5000  # a file with more is not one of ours
@@ -85,19 +86,4 @@ def read(path: Path) -> Book:
 def write(path: Path, book: Book) -> None:
     """Either the old content stays or the new one is there, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("wb") as file:
-        file.write(_BOOK.dump_json(book))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def set_aside(path: Path) -> Path:
-    """Keep a file that cannot be read for the person who wonders what was in it; the newest."""
-    return path.replace(path.with_name(f"{path.name}.broken"))
+    durable.replace(path, _BOOK.dump_json(book))

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import structlog
 
-from scaler.clients import docker_book
+from scaler.clients import docker_book, durable
 from scaler.clients.clone import Template
 from scaler.clients.docker_book import Book, Phase, Slot
 from scaler.clients.docker_hands import Hands
@@ -113,7 +113,7 @@ class Desk:
             kept = book.template
             return book, None if kept is None else Template.from_dict(kept)
         except (docker_book.Broken, ValueError) as error:
-            aside = docker_book.set_aside(self.path)
+            aside = durable.set_aside(self.path)
             log.warning("state.set_aside", path=str(aside), error=str(error))
             return Book(), None
 

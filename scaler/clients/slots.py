@@ -5,7 +5,6 @@ is), by rename and fsync, so that a daemon that is killed at any moment finds al
 """
 
 import itertools
-import os
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -15,6 +14,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 
+from scaler.clients import durable
 from scaler.clients.processes import Identity, Process, age, identity
 
 VERSION: Final = 1
@@ -82,22 +82,7 @@ def read(path: Path) -> Book | None:
 
 def write(path: Path, book: Book) -> None:
     """Either the old content stays or the new one is there, also after a power cut."""
-    fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("wb") as file:
-        file.write(_BOOK.dump_json(book, exclude_none=True))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def set_aside(path: Path) -> Path:
-    """Keep a file that cannot be read for the person who wonders what was in it; the newest."""
-    return path.replace(path.with_name(f"{path.name}.broken"))
+    durable.replace(path, _BOOK.dump_json(book, exclude_none=True))
 
 
 def plan_adoption(

@@ -1,14 +1,14 @@
 """What we last asked of each service, on disk: who else changes the count can be told from us."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
 
-from scaler.errors import ScalerError, Unavailable, translate
+import structlog
 
-ERRORS: Final[dict[type[Exception], type[ScalerError]]] = {OSError: Unavailable}
+from scaler.clients import durable
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,21 +39,16 @@ class Book:
     def write(self, policy: str, note: Note) -> None:
         """Either the old note stays or the new one is there.
 
-        Raises:
-            Unavailable: it cannot be written; nothing has been asked yet.
+        A full or read-only disk must not keep services too small: then it is kept in memory.
         """
         if self.read(policy) == note:
             return
-        path = self._path(policy)
-        fresh = path.with_suffix(".new")
-        with translate(ERRORS, doing=f"cannot keep files in {self._folder}"):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with fresh.open("w") as file:
-                json.dump(asdict(note), file)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
         self._known[policy] = note
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            durable.replace(self._path(policy), json.dumps(asdict(note)).encode())
+        except OSError as error:
+            log.warning("state.kept_in_memory", path=str(self._path(policy)), error=error.strerror)
 
     def _path(self, policy: str) -> Path:
         return self._folder / f"{policy}.json"

@@ -6,7 +6,7 @@ lies elsewhere, so one canary is restarted and the rest wait until that has help
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -26,6 +26,8 @@ from scaler.core.model import (
 from scaler.core.units import format_span
 
 OVERLOADED: Final = "it is overloaded and not sick, and more instances are on the way"
+IN_VAIN: Final = "its restart has not helped, and others are sick too"
+EPIDEMIC: Final = 3  # so many ailing at one time are no accident
 JITTER: Final = 0.25  # of the back-off, added; see `backoff`
 
 
@@ -112,7 +114,9 @@ def plan_restarts(
     ended = [i for i in live if i.state is State.FAILED]
     sick = [i for i in live if i.state is State.RUNNING and i.health is Health.UNHEALTHY]
     tried = _tried(live, memory) if sick else frozenset()
-    brake_at = _brake(rules, live, sick, tried, history, now)
+    ailing = {i.id for i in sick} | tried
+    brake_at = _brake(rules, live, ailing, history, now)
+    vain = tried if len(ailing) >= EPIDEMIC else frozenset()
     spared = overloaded if growing else frozenset()
     restarts: list[Restart] = []
     waiting: list[str] = []
@@ -130,6 +134,8 @@ def plan_restarts(
             )
         elif is_sick and instance.id in spared:
             waiting.append(f"{instance.id}: {_words(instance)}; {OVERLOADED}")
+        elif is_sick and instance.id in vain and _recent(memory[instance.id], rules, now):
+            waiting.append(f"{instance.id}: {_words(instance)}; {IN_VAIN}")
         elif why := _held(fleet, brake_at, room, canary_out=canary_out, is_sick=is_sick):
             waiting.append(f"{instance.id}: {_words(instance)}; {why}")
         else:
@@ -203,20 +209,23 @@ def _tried(
     )
 
 
+def _recent(memory: Restarts, rules: RestartRules, now: datetime) -> bool:
+    """Whether it was restarted within the longest back-off; nothing is held for longer."""
+    return memory.at is not None and now - memory.at < rules.backoff.high
+
+
 def _brake(
     rules: RestartRules,
     live: Sequence[Instance],
-    sick: Sequence[Instance],
-    tried: frozenset[InstanceId],
+    ailing: Collection[InstanceId],
     history: History,
     now: datetime,
 ) -> datetime | None:
-    """Since when the brake holds: many are sick together, and no canary has come back well.
+    """Since when the brake holds: many are ailing together, and no canary has come back well.
 
-    Checks find the sick one after the other, so those whose restart has not helped so far count
-    as sick: else each restart would loosen the brake.
+    Checks find the sick one after the other, so those whose restart has not helped so far are
+    `ailing` too: else each restart would loosen the brake.
     """
-    ailing = {i.id for i in sick} | tried
     if len(ailing) < 2 or len(ailing) < rules.brake * len(live):
         return None
     since = history.brake_at or now

@@ -5,7 +5,6 @@ restart policy is restarted by the engine when it ends and by us only when it is
 each death has one owner. What a person stopped or paused is left alone.
 """
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
@@ -23,14 +22,13 @@ from scaler.clients.docker_hands import Hands
 from scaler.clients.docker_plan import Member
 from scaler.clients.docker_seen import CONFIG, INSTANCE, PROJECT, SERVICE, TEMPLATE, Host, Seen
 from scaler.clients.docker_view import View
+from scaler.clients.notices import Notices
 from scaler.clients.ports import Ports
 from scaler.core.document import Target, Wrong, within
 from scaler.core.model import Fleet, Health, Instance, InstanceId, State
 from scaler.core.units import Span
 from scaler.errors import PermanentError
 from scaler.interfaces import Ability, Context, Labelled
-
-_NOTICES: Final = 1000  # policies with news that nobody has read; more are dropped
 
 
 def _range(written: object) -> Ports:
@@ -142,7 +140,7 @@ class DockerProvider:
         self._engines = context.shared.setdefault(Engines, Engines())
         self._yards: dict[str, Yard] = {}  # by url as it is written
         self._crews: dict[str, tuple[DockerTarget, Crew]] = {}
-        self._readers: set[_Notices] = set()
+        self._notices = Notices()
 
     async def observe(self, target: DockerTarget) -> Fleet:
         crew = await self._crew(target)
@@ -180,9 +178,7 @@ class DockerProvider:
 
     def changes(self) -> AsyncIterator[str]:
         """Names of policies one of whose containers has started, ended or turned."""
-        notices = _Notices()
-        self._readers.add(notices)
-        return self._read(notices)
+        return self._notices.changes()
 
     async def aclose(self) -> None:
         for _, crew in self._crews.values():
@@ -191,17 +187,6 @@ class DockerProvider:
             await yard.view.aclose()
         self._crews.clear()
         self._yards.clear()
-
-    async def _read(self, notices: "_Notices") -> AsyncIterator[str]:
-        try:
-            while True:
-                yield await notices.next()
-        finally:
-            self._readers.discard(notices)
-
-    def _notify(self, policy: str) -> None:
-        for notices in self._readers:
-            notices.add(policy)
 
     async def _crew(self, target: DockerTarget) -> Crew:
         known = self._crews.get(target.policy)
@@ -222,7 +207,7 @@ class DockerProvider:
                 hands=Hands(view, clock),
                 clock=clock,
                 folder=self._context.state_dir / "docker",
-                notify=self._notify,
+                notify=self._notices.notify,
             )
         return self._yards[url]
 
@@ -364,22 +349,3 @@ def _address(target: DockerTarget, seen: Seen) -> tuple[str, int | None]:
     if seen.network_mode == "host":
         return "127.0.0.1", port
     return next(iter(seen.addresses.values()), ""), port
-
-
-class _Notices:
-    """Names that one reader has not read yet, each once."""
-
-    def __init__(self) -> None:
-        self._names: dict[str, None] = {}
-        self._news = asyncio.Event()
-
-    def add(self, name: str) -> None:
-        if len(self._names) < _NOTICES:  # a notice only brings a tick forward; one may be lost
-            self._names[name] = None
-            self._news.set()
-
-    async def next(self) -> str:
-        while not self._names:
-            self._news.clear()
-            await self._news.wait()
-        return self._names.popitem()[0]

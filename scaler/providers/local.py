@@ -29,6 +29,7 @@ from pydantic import (
 
 from scaler.clients import processes, usage
 from scaler.clients.crew import ERRORS, Crew, Orders, Yard
+from scaler.clients.notices import Notices
 from scaler.clients.ports import Ports
 from scaler.clients.slots import Phase, Slot, staying
 from scaler.core.document import Model, Target, Wrong
@@ -44,7 +45,6 @@ STATES: Final = {
     Phase.RESTARTING: State.PENDING,
     Phase.FAILED: State.FAILED,
 }
-_NOTICES: Final = 1000  # policies with news that nobody has read; more are dropped
 
 
 def _ports(written: object) -> Ports:
@@ -185,10 +185,12 @@ class LocalProvider:
         table = context.shared.setdefault(
             processes.ProcessTable, processes.ProcessTable(context.clock)
         )
-        self._yard = Yard(clock=context.clock, table=table, folder=folder, notify=self._notify)
+        self._notices = Notices()
+        self._yard = Yard(
+            clock=context.clock, table=table, folder=folder, notify=self._notices.notify
+        )
         self._on_exit: dict[str, str] = {}
         self._memory_limit = usage.memory_limit()
-        self._readers: set[_Notices] = set()
         self._lock_file: IO[str] | None = None
 
     async def observe(self, target: LocalTarget) -> Fleet:
@@ -218,9 +220,7 @@ class LocalProvider:
 
     def changes(self) -> AsyncIterator[str]:
         """Names of policies one of whose processes has started or ended."""
-        notices = _Notices()
-        self._readers.add(notices)
-        return self._read(notices)
+        return self._notices.changes()
 
     async def aclose(self) -> None:
         """Leave what runs to the next daemon, except where `on_exit` is `stop`."""
@@ -232,17 +232,6 @@ class LocalProvider:
         if self._lock_file:
             self._lock_file.close()
             self._lock_file = None
-
-    async def _read(self, notices: "_Notices") -> AsyncIterator[str]:
-        try:
-            while True:
-                yield await notices.next()
-        finally:
-            self._readers.discard(notices)
-
-    def _notify(self, policy: str) -> None:
-        for notices in self._readers:
-            notices.add(policy)
 
     async def _crew(self, target: LocalTarget) -> Crew:
         self._claim()
@@ -310,22 +299,3 @@ def _orders(target: LocalTarget) -> Orders:
         log_keep=target.log.keep,
         template=target.template,
     )
-
-
-class _Notices:
-    """Names that one reader has not read yet, each once."""
-
-    def __init__(self) -> None:
-        self._names: dict[str, None] = {}
-        self._news = asyncio.Event()
-
-    def add(self, name: str) -> None:
-        if len(self._names) < _NOTICES:  # a notice only brings a tick forward; one may be lost
-            self._names[name] = None
-            self._news.set()
-
-    async def next(self) -> str:
-        while not self._names:
-            self._news.clear()
-            await self._news.wait()
-        return self._names.popitem()[0]
