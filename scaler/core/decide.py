@@ -204,6 +204,7 @@ def _decision(
         fleet,
         history,
         now,
+        start=timedelta() if policy.health.startup else roster.allowance(history),
         overloaded=roster.overloaded(policy, fleet, readings),
         growing=desired > current or roster.arriving(fleet, history, now),
     )

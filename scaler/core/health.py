@@ -99,6 +99,7 @@ def plan_restarts(
     history: History,
     now: datetime,
     *,
+    start: timedelta = timedelta(),
     overloaded: frozenset[InstanceId] = frozenset(),
     growing: bool = False,
 ) -> Plan:
@@ -107,7 +108,8 @@ def plan_restarts(
     What ended by itself is started again under its own back-off alone, since that takes nothing
     away. What is sick still serves somebody, perhaps: budget and brake protect that. What is
     `overloaded` is too busy to answer its probes: while more instances are `growing` it waits for
-    them, since a restart would only move its load to the others.
+    them, since a restart would only move its load to the others. What has not been fit in this life
+    is left alone for `start`, as long as a start may take.
     """
     live = [i for i in fleet.instances if i.state is not State.STOPPING]
     memory = {i.id: _remembered(i, history.restarts.get(i.id), rules, now) for i in live}
@@ -132,6 +134,9 @@ def plan_restarts(
                 f"{instance.id}: {_words(instance)}; started {memory[instance.id].attempts + 1} "
                 f"times, next start in {_in(at - now)}"
             )
+        elif is_sick and (left := _starting(instance, start, now)):
+            waiting.append(f"{instance.id}: {_words(instance)}; it has {_in(left)} left to start")
+            due.append(now + left)
         elif is_sick and instance.id in spared:
             waiting.append(f"{instance.id}: {_words(instance)}; {OVERLOADED}")
         elif is_sick and instance.id in vain and _recent(memory[instance.id], rules, now):
@@ -207,6 +212,13 @@ def _tried(
         and i.state in (State.RUNNING, State.PENDING)
         and i.health is not Health.HEALTHY
     )
+
+
+def _starting(instance: Instance, start: timedelta, now: datetime) -> timedelta:
+    """How much longer one that has not been fit in this life may take; zero for all others."""
+    if instance.lapsed or instance.started_at is None:
+        return timedelta()
+    return max(timedelta(), instance.started_at + start - now)
 
 
 def _recent(memory: Restarts, rules: RestartRules, now: datetime) -> bool:

@@ -55,3 +55,30 @@ def test_without_a_known_cause_nobody_is_restarted_twice(apart_s: int) -> None:
     count = outage(apart_s=apart_s, dependency="")
     assert max(count.values()) == 1
     assert count.total() <= 4, "the budget, until half of them are known to be sick"
+
+
+@pytest.mark.parametrize(
+    ("age_s", "lapsed", "restarted"),
+    [
+        pytest.param(5, False, 0, id="it still starts"),
+        pytest.param(60, False, 1, id="no start takes so long"),
+        pytest.param(5, True, 1, id="it was fit and is no more"),
+    ],
+)
+def test_who_has_not_been_fit_yet_is_left_as_long_as_a_start_takes(
+    age_s: int, lapsed: bool, restarted: int
+) -> None:
+    sick = Instance(
+        id=InstanceId("web-1"),
+        state=State.RUNNING,
+        started_at=START - timedelta(seconds=age_s),
+        health=Health.UNHEALTHY,
+        lapsed=lapsed,
+    )
+    fleet = Fleet(target="web", at=START, wanted=1, instances=(sick,))
+    start = timedelta(seconds=30)
+    plan = health.plan_restarts(RestartRules(), fleet, History(), START, start=start)
+    assert len(plan.restarts) == restarted
+    if not restarted:
+        assert plan.again_at == START + timedelta(seconds=25)
+        assert "25s left to start" in plan.waiting[0]
