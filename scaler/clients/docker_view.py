@@ -53,6 +53,8 @@ class _Entry:
     key: tuple[str, ...] = ()
     seen: Seen | None = None
     dirty: bool = True
+    told: bool = False  # `die` has said all that one look needs
+    oom: bool = False  # the kernel was out of memory for it, since its start
     killed: bool = False  # somebody has sent it a signal since its start
     stopped: bool = False  # `stop` was heard since its start, or found among past events
     stopped_at: datetime | None = None  # when it was heard
@@ -110,7 +112,10 @@ class View:
         mine = [entry for entry in self._entries.values() if chosen(entry.name, entry.labels)]
         if own := own_id():  # we do not scale ourselves
             mine = [entry for entry in mine if not entry.id.startswith(own)]
-        await asyncio.gather(*(self._inspect(entry) for entry in mine if entry.dirty))
+        asked = [entry for entry in mine if entry.dirty and not entry.told]
+        for entry in mine:
+            entry.told = False
+        await asyncio.gather(*(self._inspect(entry) for entry in asked))
         there = [self._judged(e) for e in mine if e.id in self._entries and e.seen is not None]
         return [s for s in there if chosen(s.name, s.labels)]
 
@@ -319,21 +324,47 @@ class View:
             case "start":
                 entry.killed = entry.stopped = entry.asked = entry.remembered = False
                 entry.died_at = entry.exit_code = entry.stopped_at = None
+                entry.oom = entry.told = False
+            case "oom":
+                entry.oom = True
             case "kill":
                 entry.killed = True
             case "stop":
                 entry.stopped, entry.stopped_at = True, self._clock.now()
             case "die":
-                entry.died_at = self._clock.monotonic()
-                code = event.attributes.get("exitCode", "")
-                entry.exit_code = int(code) if code.isdigit() else None
-                if entry.killed:
-                    self._later(entry)
+                self._take_end(entry, event)
             case "rename":
                 entry.name = event.name
             case "destroy":
                 self._forget(event.id)
         self.links.tell(event.action, entry.name, entry.labels)
+
+    def _take_end(self, entry: _Entry, event: Event) -> None:
+        """Believe what the event says for one look.
+
+        The engine answers no question about a container until it has taken its network down, which
+        is three times as long as it took to tell of the end. Who has a restart policy is asked for:
+        only the engine knows whether it starts again.
+        """
+        entry.died_at = self._clock.monotonic()
+        code = event.attributes.get("exitCode", "")
+        entry.exit_code = int(code) if code.isdigit() else None
+        if entry.killed:
+            self._later(entry)
+        seen = entry.seen
+        if seen is None or seen.status != "running" or seen.restart_policy or seen.auto_remove:
+            return
+        if entry.exit_code is not None:
+            entry.seen = replace(
+                seen,
+                status="exited",
+                exit_code=entry.exit_code,
+                oom=entry.oom,
+                finished_at=event.at,
+                pid=None,
+                health="",
+            )
+            entry.told = True
 
     def _later(self, entry: _Entry) -> None:
         """Tell once more when it shows whether a signal by hand was a stop."""

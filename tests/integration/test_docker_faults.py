@@ -188,6 +188,27 @@ async def test_an_engine_that_hangs_is_not_asked_by_more_and_more(
     await until(provider, target, all_running(1))
 
 
+async def test_an_end_is_known_by_its_event_before_the_engine_answers(
+    harbour: Harbour, proxy: UnixProxy
+) -> None:
+    harbour.engine.run("web", *ALONE, *SLEEP)
+    provider = harbour.connect()
+    target = harbour.target(container="web", engine=proxy.url)
+    fleet = await until(provider, target, all_running(1))
+    asked = -1
+    while asked != proxy.requests:  # until the stream is followed and nothing is left to ask
+        await asyncio.sleep(0.2)
+        asked = proxy.requests
+        await provider.observe(target)
+    proxy.hung = True
+    os.kill(one(fleet, "web").pid or 0, signal.SIGKILL)
+    fleet = await until(provider, target, is_("web", State.FAILED))
+    assert one(fleet, "web").because == "killed by SIGKILL"
+    proxy.hung = False
+    harbour.engine.docker("start", "web")
+    await until(provider, target, all_running(1))
+
+
 async def test_starts_are_few_at_once(harbour: Harbour, proxy: UnixProxy) -> None:
     harbour.engine.run("web", *ALONE, *SLEEP)
     provider = harbour.connect()
