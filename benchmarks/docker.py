@@ -26,6 +26,7 @@ POLICY = """\
 policies:
   web:
     target: {{docker: {{label: bench, engine: "{url}"}}}}
+    metrics: [{{cpu: 70%}}, {{memory: 80%}}]
     limits: {{min: {count}, max: {count}}}
 """
 LISTS = """
