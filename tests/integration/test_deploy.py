@@ -73,6 +73,10 @@ async def test_behind_that_proxy_containers_are_scaled_healed_and_asked(
         )
         await asyncio.to_thread(running.start)
         until(lambda: len(running.instances("web")) == 3, "three run")
+        until(
+            lambda: [i["health"] for i in running.status()["web"]["instances"]] == ["healthy"] * 3,
+            "all are well",
+        )
         engine.docker("exec", "web-2", "touch", "/tmp/sick")
         until(
             lambda: "restart web-2" in running.ask("history", "web").stdout, "the sick is restarted"
