@@ -53,8 +53,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one object on stdout")
     given = parser.parse_args()
     if given.name is None:
+        width = max(map(len, names()))
         for name in names():
-            print(f"{name:<8} {summary(name)}")
+            print(f"{name:<{width}}  {summary(name)}")
         return 0
     outcome: Outcome = importlib.import_module(f"benchmarks.{given.name}").run()
     if given.json:
