@@ -213,7 +213,7 @@ class Crew:
     def _read(self) -> Book | None:
         try:
             return slots.read(self._path)
-        except slots.Broken as error:
+        except durable.Broken as error:
             aside = durable.set_aside(self._path)
             log.warning("state.set_aside", path=str(aside), error=str(error))
             return None

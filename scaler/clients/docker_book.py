@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, Field, TypeAdapter
 
 from scaler.clients import durable
 
@@ -61,25 +61,14 @@ class Book:
     version: Literal[1] = VERSION
 
 
-class Broken(Exception):
-    """The file cannot be understood."""
-
-
 _BOOK: Final = TypeAdapter(Book)
 
 
 def read(path: Path) -> Book:
     """A fresh book when there is no file; raises Broken when it is not one of ours."""
-    try:
-        book = _BOOK.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return Book()
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = "".join(f"{part}: " for part in first["loc"])
-        raise Broken(f"{path}: {place}{first['msg']}") from error
+    book = durable.read(path, _BOOK) or Book()
     if any(name != slot.name for name, slot in book.slots.items()):
-        raise Broken(f"{path}: slots: one stands under another name than its own")
+        raise durable.Broken(f"{path}: slots: one stands under another name than its own")
     return book
 
 

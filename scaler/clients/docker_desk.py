@@ -112,7 +112,7 @@ class Desk:
             book = docker_book.read(self.path)
             kept = book.template
             return book, None if kept is None else Template.from_dict(kept)
-        except (docker_book.Broken, ValueError) as error:
+        except (durable.Broken, ValueError) as error:
             aside = durable.set_aside(self.path)
             log.warning("state.set_aside", path=str(aside), error=str(error))
             return Book(), None

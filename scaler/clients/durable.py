@@ -2,6 +2,27 @@
 
 import os
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+T = TypeVar("T")
+
+
+class Broken(Exception):
+    """The file cannot be understood."""
+
+
+def read(path: Path, form: TypeAdapter[T]) -> T | None:
+    """What is in the file; None when there is none. Raises Broken when it is not one of ours."""
+    try:
+        return form.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = "".join(f"{part}: " for part in first["loc"])
+        raise Broken(f"{path}: {place}{first['msg']}") from error
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, Field, TypeAdapter
 
 from scaler.clients import durable
 from scaler.clients.processes import Identity, Process, age, identity
@@ -58,25 +58,14 @@ class Book:
     version: Literal[1] = VERSION
 
 
-class Broken(Exception):
-    """The file cannot be understood."""
-
-
 _BOOK: Final = TypeAdapter(Book)
 
 
 def read(path: Path) -> Book | None:
     """None when there is no file; raises Broken when it is not one of ours."""
-    try:
-        book = _BOOK.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = "".join(f"{part}: " for part in first["loc"])
-        raise Broken(f"{path}: {place}{first['msg']}") from error
-    if any(index != slot.index for index, slot in book.slots.items()):
-        raise Broken(f"{path}: slots: a slot stands under another number than its own")
+    book = durable.read(path, _BOOK)
+    if book and any(index != slot.index for index, slot in book.slots.items()):
+        raise durable.Broken(f"{path}: slots: a slot stands under another number than its own")
     return book
 
 

@@ -205,8 +205,7 @@ def _decision(
         history,
         now,
         start=timedelta() if policy.health.startup else roster.allowance(history),
-        overloaded=roster.overloaded(policy, fleet, readings),
-        growing=desired > current or roster.arriving(fleet, history, now),
+        spared=_spared(policy, fleet, readings, history, now, growing=desired > current),
     )
     restarts: Sequence[Restart] = plan.restarts
     waiting = plan.waiting
@@ -235,6 +234,22 @@ def _decision(
         restarts=health.restarted(plan.remembered, going, now),
         brake_at=plan.brake_at,
     )
+
+
+def _spared(
+    policy: Policy,
+    fleet: Fleet,
+    readings: Mapping[str, Reading],
+    history: History,
+    now: datetime,
+    *,
+    growing: bool,
+) -> frozenset[InstanceId]:
+    """The overloaded, as long as help is on the way."""
+    lapsed = any(i.lapsed for i in fleet.instances)
+    if not lapsed or not (growing or roster.arriving(fleet, history, now)):
+        return frozenset()
+    return roster.overloaded(policy, fleet, readings)
 
 
 def _not_leaving(

@@ -100,16 +100,15 @@ def plan_restarts(
     now: datetime,
     *,
     start: timedelta = timedelta(),
-    overloaded: frozenset[InstanceId] = frozenset(),
-    growing: bool = False,
+    spared: frozenset[InstanceId] = frozenset(),
 ) -> Plan:
     """Restart what ended or is sick, as far as back-off, budget, brake and dependencies allow.
 
     What ended by itself is started again under its own back-off alone, since that takes nothing
-    away. What is sick still serves somebody, perhaps: budget and brake protect that. What is
-    `overloaded` is too busy to answer its probes: while more instances are `growing` it waits for
-    them, since a restart would only move its load to the others. What has not been fit in this life
-    is left alone for `start`, as long as a start may take.
+    away. What is sick still serves somebody, perhaps: budget and brake protect that. Who
+    is `spared` is too busy to answer its probes and waits for those that are on the way, since a
+    restart would only move its load to the others. What has not been fit in this life is left alone
+    for `start`, as long as a start may take.
     """
     live = [i for i in fleet.instances if i.state is not State.STOPPING]
     memory = {i.id: _remembered(i, history.restarts.get(i.id), rules, now) for i in live}
@@ -119,7 +118,6 @@ def plan_restarts(
     ailing = {i.id for i in sick} | tried
     brake_at = _brake(rules, live, ailing, history, now)
     vain = tried if len(ailing) >= EPIDEMIC else frozenset()
-    spared = overloaded if growing else frozenset()
     restarts: list[Restart] = []
     waiting: list[str] = []
     due: list[datetime] = []

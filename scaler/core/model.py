@@ -4,11 +4,11 @@ Frozen and compared by content. Absence is a value with a reason, never an excep
 zero. Moments are aware UTC, spans are `timedelta`, ratios are 0 to 1.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NewType
+from typing import Any, NewType
 
 InstanceId = NewType("InstanceId", str)
 
@@ -76,6 +76,14 @@ class Fleet:
     rollout: str = ""  # why a deployment is in progress; empty when none is
     dependency_down: str = ""  # which declared dependency does not answer
     notices: tuple[str, ...] = ()  # what a person should hear of, once each
+
+
+def altered(fleet: Fleet, chosen: Container[InstanceId], **fields: Any) -> Fleet:
+    """`fleet` with these fields of the `chosen` instances set."""
+    return replace(
+        fleet,
+        instances=tuple(replace(i, **fields) if i.id in chosen else i for i in fleet.instances),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from scaler.clock import Clock
 from scaler.core import explain
 from scaler.core.decide import decide
 from scaler.core.journal import Entry, Facts, Kind, clamped
-from scaler.core.model import Change, Decision, Fleet, History, InstanceId
+from scaler.core.model import Change, Decision, Fleet, History, InstanceId, altered
 from scaler.core.policy import Policy
 from scaler.engine.health import HealthMonitor
 from scaler.engine.jobs import Job, guarded
@@ -456,12 +456,7 @@ def _unchanged(history: History, before: History) -> History:
 
 def _last_choice(fleet: Fleet, leaving: Container[InstanceId]) -> Fleet:
     """Who was chosen to go and gets no new requests any more is chosen again."""
-    return replace(
-        fleet,
-        instances=tuple(
-            replace(i, cordoned=True) if i.id in leaving else i for i in fleet.instances
-        ),
-    )
+    return altered(fleet, leaving, cordoned=True)
 
 
 def _without_phantom(history: History, fleet: Fleet) -> History:

@@ -5,12 +5,12 @@ is asked anew at every look: when the decision is taken back meanwhile, requests
 memory of it is needed over a restart, since the next look decides and routes again.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 from scaler.clock import Clock
-from scaler.core.model import Decision, Fleet, Health, InstanceId, State, is_fit
+from scaler.core.model import Decision, Fleet, Health, InstanceId, State, altered, is_fit
 from scaler.engine.watched import Watched, in_time
 from scaler.interfaces import Adapters
 
@@ -77,16 +77,9 @@ def unblamed(it: Watched, fleet: Fleet, now: timedelta) -> Fleet:
     if it.balancer is None:
         it.returned = {i.id: now for i in fleet.instances}
     it.returned = {i: at for i, at in it.returned.items() if now - at < FORGIVEN}
-    spared = it.leaving.keys() | it.returned.keys()
-    return replace(
-        fleet,
-        instances=tuple(
-            replace(i, health=Health.UNKNOWN)
-            if i.id in spared and i.health is Health.UNHEALTHY
-            else i
-            for i in fleet.instances
-        ),
-    )
+    sick = {i.id for i in fleet.instances if i.health is Health.UNHEALTHY}
+    spared = sick & (it.leaving.keys() | it.returned.keys())
+    return altered(fleet, spared, health=Health.UNKNOWN)
 
 
 def opened(fleet: Fleet) -> Fleet:
@@ -100,10 +93,4 @@ def opened(fleet: Fleet) -> Fleet:
     fit = sum(map(is_fit, fleet.instances))
     if not lapsed or fit >= PANIC * (fit + len(lapsed)):
         return fleet
-    return replace(
-        fleet,
-        instances=tuple(
-            replace(i, ready=True, health=Health.UNKNOWN) if i.id in lapsed else i
-            for i in fleet.instances
-        ),
-    )
+    return altered(fleet, lapsed, ready=True, health=Health.UNKNOWN)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from scaler.core.model import (
     InstanceId,
     Reading,
     State,
+    altered,
     is_fit,
 )
 from scaler.core.policy import Metric, Policy
@@ -170,9 +171,4 @@ def with_lapsed(fleet: Fleet, was_fit: dict[InstanceId, str]) -> Fleet:
     was_fit.clear()
     was_fit.update(known | fit)
     lapsed = {i.id for i in running if i.id in known and not is_fit(i)}
-    if not lapsed:
-        return fleet
-    return replace(
-        fleet,
-        instances=tuple(replace(i, lapsed=True) if i.id in lapsed else i for i in fleet.instances),
-    )
+    return altered(fleet, lapsed, lapsed=True) if lapsed else fleet

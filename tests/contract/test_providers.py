@@ -22,6 +22,7 @@ from scaler.interfaces import Ability, Context, Provider, Watching
 from scaler.providers import docker, local, swarm
 from tests.integration import swarms
 from tests.integration.dockerd import BUSYBOX, Engine
+from tests.integration.running import fleet_until as until
 
 pytestmark = pytest.mark.live
 PATIENCE_S = 30.0
@@ -160,14 +161,6 @@ async def connect(platform: Platform) -> AsyncIterator[Callable[[], Provider[Any
 
 
 Connect = Callable[[], Provider[Any]]
-
-
-async def until(provider: Provider[Any], target: Target, holds: Callable[[Fleet], bool]) -> Fleet:
-    deadline = asyncio.get_running_loop().time() + PATIENCE_S
-    while not holds(fleet := await provider.observe(target)):
-        assert asyncio.get_running_loop().time() < deadline, fleet
-        await asyncio.sleep(0.02)
-    return fleet
 
 
 def running(count: int) -> Callable[[Fleet], bool]:

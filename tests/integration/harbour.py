@@ -1,6 +1,5 @@
 """Docker providers on a real engine, and compose as far as labels go."""
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -13,7 +12,6 @@ from scaler.interfaces import Context
 from scaler.providers.docker import PLUGIN, DockerProvider, DockerTarget
 from tests.integration.dockerd import BUSYBOX, Engine
 
-PATIENCE_S = 30.0
 SLEEP = (BUSYBOX, "sleep", "600")
 ALONE = ("--network=none", "--stop-signal=KILL")  # starts and stops in no time
 
@@ -58,16 +56,6 @@ class Harbour:
         for provider, context in self._opened:
             await provider.aclose()
             await context.shared[Engines].aclose()
-
-
-async def until(
-    provider: DockerProvider, target: DockerTarget, holds: Callable[[Fleet], object]
-) -> Fleet:
-    deadline = asyncio.get_running_loop().time() + PATIENCE_S
-    while not holds(fleet := await provider.observe(target)):
-        assert asyncio.get_running_loop().time() < deadline, fleet
-        await asyncio.sleep(0.05)
-    return fleet
 
 
 def all_running(count: int) -> Callable[[Fleet], bool]:

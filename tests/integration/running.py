@@ -1,5 +1,6 @@
 """A real daemon in a folder of its own, asked through the real command line."""
 
+import asyncio
 import json
 import os
 import signal
@@ -9,6 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from scaler.core.document import Target
+from scaler.core.model import Fleet
+from scaler.interfaces import Provider
 
 PATIENCE_S = 30.0
 SCALER = str(Path(sys.executable).with_name("scaler"))
@@ -30,6 +35,17 @@ def until(true: Callable[[], Any], what: str, patience: float = PATIENCE_S) -> A
             return found
         time.sleep(0.05)
     raise AssertionError(f"not within {patience:g} s: {what}")
+
+
+async def fleet_until(
+    provider: Provider[Any], target: Target, holds: Callable[[Fleet], object]
+) -> Fleet:
+    """The first fleet for which that is so."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    while not holds(fleet := await provider.observe(target)):
+        assert asyncio.get_running_loop().time() < deadline, fleet
+        await asyncio.sleep(0.02)
+    return fleet
 
 
 class Running:

@@ -21,7 +21,8 @@ from scaler.errors import Unavailable
 from scaler.interfaces import Context
 from scaler.providers.docker import PLUGIN
 from tests.integration.dockerd import BUSYBOX
-from tests.integration.harbour import ALONE, SLEEP, Harbour, all_running, is_, one, until
+from tests.integration.harbour import ALONE, SLEEP, Harbour, all_running, is_, one
+from tests.integration.running import fleet_until as until
 from tests.integration.unix_proxy import UnixProxy
 
 pytestmark = pytest.mark.live

@@ -11,7 +11,8 @@ from scaler.core.model import Fleet, State
 from scaler.errors import NotFound, Unavailable
 from scaler.providers.docker import DockerProvider, DockerTarget
 from tests.integration.dockerd import BUSYBOX
-from tests.integration.harbour import ALONE, SLEEP, Harbour, all_running, is_, one, until
+from tests.integration.harbour import ALONE, SLEEP, Harbour, all_running, is_, one
+from tests.integration.running import fleet_until as until
 
 pytestmark = pytest.mark.live
 CRASHING = (BUSYBOX, "sh", "-c", "sleep 0.2; exit 3")

@@ -11,7 +11,8 @@ from scaler.core.model import Health, State
 from scaler.errors import NotFound, PermanentError
 from scaler.providers.docker import DockerProvider
 from tests.integration.dockerd import BUSYBOX, PYTHON
-from tests.integration.harbour import ALONE, SLEEP, Harbour, all_running, is_, one, until
+from tests.integration.harbour import ALONE, SLEEP, Harbour, all_running, is_, one
+from tests.integration.running import fleet_until as until
 
 pytestmark = pytest.mark.live
 

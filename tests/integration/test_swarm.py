@@ -24,6 +24,7 @@ from scaler.interfaces import Context, Executing
 from scaler.providers.swarm import PLUGIN, SwarmProvider, SwarmTarget
 from scaler.stores.memory import MemoryStore
 from tests.integration.dockerd import Engine
+from tests.integration.running import fleet_until as until
 from tests.integration.socket_proxy import SocketProxy
 from tests.integration.swarms import Swarm, started
 
@@ -56,16 +57,6 @@ Connect = Callable[[], SwarmProvider]
 def web(engine: Engine, **fields: str) -> SwarmTarget:
     named = fields or {"service": "web"}
     return SwarmTarget(kind="swarm", policy="web", engine=engine.url, **named)
-
-
-async def until(
-    provider: SwarmProvider, target: SwarmTarget, holds: Callable[[Fleet], Any]
-) -> Fleet:
-    deadline = asyncio.get_running_loop().time() + PATIENCE_S
-    while not holds(fleet := await provider.observe(target)):
-        assert asyncio.get_running_loop().time() < deadline, fleet
-        await asyncio.sleep(0.05)
-    return fleet
 
 
 def states(fleet: Fleet) -> list[State]:

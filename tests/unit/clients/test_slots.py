@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scaler.clients import processes, slots
+from scaler.clients import durable, processes, slots
 from scaler.clients.processes import Identity, Marker, Process
 from scaler.clients.slots import Book, Phase, Slot
 
@@ -155,7 +155,7 @@ GOOD = (
 )
 def test_a_damaged_file_is_broken(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "web.json").write_bytes(content)
-    with pytest.raises(slots.Broken, match=r"web\.json"):
+    with pytest.raises(durable.Broken, match=r"web\.json"):
         slots.read(tmp_path / "web.json")
 
 
