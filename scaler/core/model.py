@@ -49,6 +49,7 @@ class Instance:
     current: bool = True  # made from the newest template
     cordoned: bool = False  # chosen by hand to go first
     protected: bool = False  # never chosen to go
+    rank: int | None = None  # the platform takes the highest first, whoever is chosen
     bases: Mapping[str, float] = field(default_factory=dict)  # what 100 % is, by metric
     pid: int | None = None
     host: str = ""
@@ -74,6 +75,8 @@ class Fleet:
     instances: tuple[Instance, ...] = ()
     complete: bool = True  # False: the platform needs to be asked again to reach `wanted`
     rollout: str = ""  # why a deployment is in progress; empty when none is
+    owner: str = ""  # who else decides on the count: "HorizontalPodAutoscaler web"
+    set_by: str = ""  # who set `wanted` last, as far as the platform says; empty when we did
     dependency_down: str = ""  # which declared dependency does not answer
     notices: tuple[str, ...] = ()  # what a person should hear of, once each
 

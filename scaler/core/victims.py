@@ -12,14 +12,16 @@ _EPOCH = datetime.min.replace(tzinfo=UTC)
 def choose(fleet: Fleet, count: int, readings: Mapping[str, Reading]) -> tuple[InstanceId, ...]:
     """The `count` instances that are missed least.
 
-    Failed before unready before those of an older template before cordoned ones; then the least
-    loaded, then the newest. Protected and held ones are never among them, so there may be fewer.
+    Where the platform has an order of its own, it is that order. Else failed before unready before
+    those of an older template before cordoned ones; then the least loaded, then the newest.
+    Protected and held ones are never among them, so there may be fewer.
     """
     load = _loads(readings)
 
     def missed(instance: Instance) -> tuple[object, ...]:
         born = instance.created_at or instance.started_at or _EPOCH
         return (
+            -(instance.rank or 0),
             instance.state is not State.FAILED,
             instance.state is State.RUNNING
             and instance.ready is not False
