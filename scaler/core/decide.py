@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from scaler.core import health, hpa, limits, recommend, roster, schedule, victims
+from scaler.core import elsewhere, health, hpa, limits, recommend, roster, schedule, victims
 from scaler.core.model import (
     Asked,
     Change,
@@ -58,6 +58,7 @@ def decide(
         steps.append(limits.hold(history, steps[-1].after))
         steps.append(limits.bound(bounds, steps[-1].after))
     steps.append(limits.pause(history, steps[-1].after, current))
+    steps.append(elsewhere.step(policy, fleet, history, steps[-1].after, now))
     if policy.mode == "heal":
         steps.append(limits.heal(steps[-1].after, current))
     return _decision(policy, fleet, readings, history, now, wishes, steps)
@@ -84,6 +85,7 @@ def _brought_up_to(policy: Policy, fleet: Fleet, history: History, now: datetime
         asked=asked,
         changes=limits.changes_since(changes, now),
         startups=startups,
+        overruled=elsewhere.overruled(fleet, history, now),
         pause=None if _over(word, now) else word,
         hold=None if _over(by_hand, now) else by_hand,
         at=now,
@@ -190,7 +192,8 @@ def _decision(
     desired = steps[-1].after
     remove: tuple[InstanceId, ...] = ()
     surplus = victims.present(fleet.instances) - desired
-    if desired < current or (desired == current and surplus > 0 and policy.mode != "heal"):
+    ours = not steps[-1].because  # else somebody else decides, of whom the last two steps tell
+    if desired < current or (desired == current and surplus > 0 and ours and not fleet.rollout):
         chosen = victims.choose(fleet, surplus, readings)
         spared = surplus - len(chosen)
         if spared > 0 and desired < current:

@@ -111,7 +111,8 @@ def plan_restarts(
     for `start`, as long as a start may take.
     """
     live = [i for i in fleet.instances if i.state is not State.STOPPING]
-    memory = {i.id: _remembered(i, history.restarts.get(i.id), rules, now) for i in live}
+    known, gone = _handed_on(rules, fleet, live, history.restarts, now)
+    memory = {i.id: _remembered(i, known.get(i.id), rules, now) for i in live}
     ended = [i for i in live if i.state is State.FAILED]
     sick = [i for i in live if i.state is State.RUNNING and i.health is Health.UNHEALTHY]
     tried = _tried(live, memory) if sick else frozenset()
@@ -149,7 +150,7 @@ def plan_restarts(
         restarts=tuple(restarts),
         waiting=tuple(waiting),
         again_at=min(due, default=None),
-        remembered={id_: kept for id_, kept in memory.items() if kept.attempts},
+        remembered={**gone, **{id_: kept for id_, kept in memory.items() if kept.attempts}},
         brake_at=brake_at,
     )
 
@@ -179,6 +180,43 @@ def restarted(
         attempts = after.get(restart.instance, Restarts()).attempts
         after[restart.instance] = Restarts(attempts=attempts + 1, at=now)
     return after
+
+
+def _handed_on(
+    rules: RestartRules,
+    fleet: Fleet,
+    live: Sequence[Instance],
+    known: Mapping[InstanceId, Restarts],
+    now: datetime,
+) -> tuple[Mapping[InstanceId, Restarts], Mapping[InstanceId, Restarts]]:
+    """Who was restarted how often, of the living, and of those whose successor is still to come.
+
+    Where a restart brings another in its place, the oldest that came after it stands for it: else
+    each would begin with no back-off, and one that never gets well would be replaced for ever.
+    """
+    if not fleet.renames or not known:
+        return known, {}
+    here = {i.id for i in live}
+    gone = {id_: r for id_, r in known.items() if id_ not in here and r.at is not None}
+    after = {id_: r for id_, r in known.items() if id_ in here}
+    newcomers = sorted(
+        (i for i in live if i.id not in known and i.created_at is not None),
+        key=lambda i: (i.created_at, i.id),
+    )
+    for id_, memory in sorted(gone.items(), key=lambda one: (one[1].at, one[0])):
+        heir = next((i for i in newcomers if _came_after(i, memory)), None)
+        if heir is not None:
+            newcomers.remove(heir)
+            after[heir.id] = gone.pop(id_)
+        elif not _recent(memory, rules, now):
+            del gone[id_]
+    return after, gone
+
+
+def _came_after(instance: Instance, memory: Restarts) -> bool:
+    """A platform may round moments down to whole seconds."""
+    born, at = instance.created_at, memory.at
+    return born is not None and at is not None and born >= at.replace(microsecond=0)
 
 
 def _remembered(

@@ -158,5 +158,6 @@ def clamped(history: History, now: datetime) -> History:
         },
         missing_since=before(history.missing_since),
         brake_at=before(history.brake_at),
+        overruled=tuple(min(moment, now) for moment in history.overruled),
         at=before(history.at),
     )

@@ -76,6 +76,7 @@ class Fleet:
     complete: bool = True  # False: the platform needs to be asked again to reach `wanted`
     rollout: str = ""  # why a deployment is in progress; empty when none is
     owner: str = ""  # who else decides on the count: "HorizontalPodAutoscaler web"
+    renames: bool = False  # who is restarted comes back under another name
     set_by: str = ""  # who set `wanted` last, as far as the platform says; empty when we did
     dependency_down: str = ""  # which declared dependency does not answer
     notices: tuple[str, ...] = ()  # what a person should hear of, once each
@@ -185,6 +186,7 @@ class History:
     startups: tuple[float, ...] = ()  # seconds from asked for to ready, of the last starts
     missing_since: datetime | None = None  # no metric has answered since
     brake_at: datetime | None = None  # many are sick together since; one canary restarts
+    overruled: tuple[datetime, ...] = ()  # when somebody had set the count otherwise than we
     pause: Pause | None = None
     hold: Hold | None = None
     at: datetime | None = None  # of the last decision

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from scaler import mistakes
 from scaler.clock import Clock
-from scaler.core import explain
+from scaler.core import elsewhere, explain
 from scaler.core.decide import decide
 from scaler.core.journal import Entry, Facts, Kind, clamped
 from scaler.core.model import Change, Decision, Fleet, History, InstanceId, altered
@@ -161,8 +161,11 @@ class ScalingManager:
             history = _unchanged(history, facts.history)
         it.decision, it.facts, it.history = decision, facts, history
         self._record(it, *self._worth_telling(it, decision, facts))
-        if not self._may_act(it.policy) or await self._act_on(it, decision, facts):
-            self._recovered(it)
+        why = elsewhere.reason(it.policy, facts.fleet, history, decision.at) if self._act else ""
+        if why:
+            self._managed_elsewhere(it, why)
+        if not self._may_act(it.policy) or await self._act_on(it, decision, facts, why):
+            self._recovered(it, why)
         self._set_alarm(it, decision)
 
     async def _observed(self, it: Watched) -> Facts:
@@ -189,9 +192,10 @@ class ScalingManager:
     def _may_act(self, policy: Policy) -> bool:
         return self._act and policy.mode != "observe"
 
-    async def _act_on(self, it: Watched, decision: Decision, facts: Facts) -> bool:
+    async def _act_on(self, it: Watched, decision: Decision, facts: Facts, why: str) -> bool:
         """Carry the decision out. What fails is written down, and the change did not happen."""
-        scales = it.policy.mode != "heal" and (
+        counts = it.policy.mode != "heal" and not why
+        scales = counts and (
             decision.desired != facts.fleet.wanted
             or bool(decision.remove)
             or not facts.fleet.complete
@@ -321,10 +325,19 @@ class ScalingManager:
             )
         )
 
-    def _recovered(self, it: Watched) -> None:
+    def _managed_elsewhere(self, it: Watched, why: str) -> None:
+        """Say so when it begins, and each time somebody has undone one more change of ours."""
+        before = len(it.history.overruled)
+        if it.condition is not Condition.ELSEWHERE or before != it.undone:
+            self.say(it, Kind.PARKED, f"{it.name}: managed elsewhere: {why}", ok=False)
+        it.condition, it.trouble, it.undone = Condition.ELSEWHERE, why, before
+
+    def _recovered(self, it: Watched, why: str) -> None:
         if it.failures:
             self.say(it, Kind.NOTICED, f"{it.name}: works again after {it.failures} failed tries")
-        it.condition, it.trouble, it.failures = Condition.OK, "", 0
+        it.failures = 0
+        if not why:
+            it.condition, it.trouble = Condition.OK, ""
 
     def say(
         self,

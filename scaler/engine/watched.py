@@ -34,6 +34,7 @@ class Condition(StrEnum):
     OK = "ok"
     DEFERRED = "deferred"  # the platform did not answer; the next tick is the retry
     DEGRADED = "degraded"  # it has not answered several times in a row
+    ELSEWHERE = "managed-elsewhere"  # somebody else decides on the count
     PARKED = "parked"  # a person must change something; tried again slowly
     BROKEN = "broken"  # a defect of ours
 
@@ -55,6 +56,7 @@ class Watched:
     condition: Condition = Condition.STARTING
     trouble: str = ""
     failures: int = 0
+    undone: int = 0  # changes of ours that somebody had undone when it was last said
     not_before: timedelta = timedelta()  # on the monotonic clock; a retry or a parked target waits
     decision: Decision | None = None
     facts: Facts | None = None

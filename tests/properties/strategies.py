@@ -187,7 +187,10 @@ class Moment:
 def lives(
     draw: st.DrawFn, *, only_goals: bool = False, ticks: int = 6, values: Any = NUMBERS
 ) -> Moment:
-    """A moment in the life of a target, with the history that its earlier moments have left."""
+    """A moment in the life of a target, with the history that its earlier moments have left.
+
+    Its counts come from nowhere, which the rules must not take for somebody else's decisions.
+    """
     from scaler.core.decide import decide  # noqa: PLC0415 - what is tested, only here
 
     policy = draw(policies(only_goals=only_goals))
@@ -197,6 +200,7 @@ def lives(
         fleet = draw(fleets(now))
         seen = draw(readings(policy, fleet, now, values))
         _, history = decide(policy, fleet, seen, history, now)
+        history = replace(history, overruled=())
     now += timedelta(seconds=5)
     fleet = draw(fleets(now))
     seen = draw(readings(policy, fleet, now, values))

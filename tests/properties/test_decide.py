@@ -199,6 +199,15 @@ def test_a_history_from_the_future_stalls_nothing(moment: Moment) -> None:
 
 
 @given(lives())
+def test_what_somebody_else_decides_on_is_left_alone(moment: Moment) -> None:
+    owned = replace(moment.fleet, owner="HorizontalPodAutoscaler web")
+    decision, _ = decided(replace(moment, fleet=owned))
+    if moment.policy.mode != "observe":
+        assert decision.desired == decision.current
+        assert decision.remove == ()
+
+
+@given(lives())
 def test_paused_nothing_moves(moment: Moment) -> None:
     decision, _ = decided(paused(moment))
     assert decision.desired == moment.fleet.wanted
