@@ -13,6 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import yaml
+
 from scaler.clock import Clock
 from scaler.errors import ConfigError
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_EVERY: Final = timedelta(minutes=1)  # the kubelet writes a new token long before the old ends
+
+_MALFORMED: Final = (ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ async def of_kubeconfig(context: str, clock: Clock) -> Login:
         contexts, current = names(files)
         chosen = next((c for c in contexts if c["name"] == context), current)
         tls = _tls(found)
-    except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+    except (config.ConfigException, yaml.YAMLError, OSError, *_MALFORMED) as error:
         raise ConfigError(f"{files}: {error}") from error
     return Login(
         url=found.host.rstrip("/"),
