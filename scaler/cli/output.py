@@ -18,6 +18,7 @@ STYLES: Final = {
     "deferred": "yellow",
     "degraded": "red",
     "parked": "red",
+    "managed-elsewhere": "yellow",
     "broken": "red",
     "paused": "yellow",
     "observing": "cyan",
