@@ -1,7 +1,8 @@
 """The command line. Results go to stdout, everything else to stderr; heavy imports wait.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 files invalid, 4 no daemon, 5 refused,
-6 `plan --exit-code` found changes, 78 `run` with an invalid configuration, 130 and 143 interrupted.
+6 `plan --exit-code` found changes, 7 `import` made something that needs a person,
+78 `run` with an invalid configuration, 130 and 143 interrupted.
 """
 
 from collections.abc import Callable, Iterator
@@ -66,9 +67,9 @@ def scaler(context: click.Context, config: Path | None, socket: Path | None) -> 
     context.obj = (config, socket)
 
 
-def command(examples: str = "") -> Callable[[F], click.Command]:
+def command(examples: str = "", name: str | None = None) -> Callable[[F], click.Command]:
     """A command of `scaler`, with examples at the end of its help."""
-    return scaler.command(cls=_Examples, epilog=examples)
+    return scaler.command(name, cls=_Examples, epilog=examples)
 
 
 def output(function: F) -> F:
@@ -357,6 +358,43 @@ def init(folder: Path) -> None:
 
     with _errors():
         first.write(folder)
+
+
+@command(
+    "scaler import hpa web.yaml\nkubectl get hpa -o yaml | scaler import hpa -\n"
+    "scaler import scaledobject web.yaml -o policies/web.yaml",
+    "import",
+)
+@click.argument("kind", type=click.Choice(["hpa", "scaledobject"]))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--exact", is_flag=True, help="Decide as the HPA does, to the number.")
+@click.option("--prometheus", default="", metavar="URL", help="Where adapters' metrics are asked.")
+@click.option("-n", "--namespace", default="", help="Of manifests that name none.")
+@click.option("--context", default="", help="The kubeconfig context to write into the policies.")
+@click.option("--json", "form", flag_value="json", default="table", help="Print JSON.")
+@click.option("-o", "into", type=click.Path(path_type=Path), help="Write a new file.")
+def import_(
+    kind: str,
+    files: tuple[Path, ...],
+    prometheus: str,
+    namespace: str,
+    context: str,
+    form: str,
+    into: Path | None,
+    *,
+    exact: bool,
+) -> None:
+    """Turn manifests of an HPA or a ScaledObject into policies. Exits with 7 if some need you.
+
+    FILES may hold several documents and lists; `-` is standard input. What does not map is said
+    on stderr and in comments, and such a policy only observes.
+    """
+    from scaler.cli import imports  # noqa: PLC0415 - start-up time
+    from scaler.importing.draft import Options  # noqa: PLC0415
+
+    with _errors():
+        options = Options(exact=exact, prometheus=prometheus, namespace=namespace, context=context)
+        raise SystemExit(imports.run(kind, files, options, into, form))
 
 
 @command("scaler doctor\nscaler doctor --json")
