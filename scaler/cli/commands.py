@@ -397,6 +397,43 @@ def import_(
         raise SystemExit(imports.run(kind, files, options, into, form))
 
 
+@command(
+    "scaler rbac | kubectl apply -f -\nscaler rbac --namespace scaler policies/\n"
+    "scaler rbac --sidecar deployment/web policies/"
+)
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--service-account", "account", default="scaler", show_default=True)
+@click.option(
+    "-n",
+    "--namespace",
+    default="default",
+    show_default=True,
+    help="Where the daemon runs; '' leaves it to kustomize.",
+)
+@click.option("--sidecar", "own", default="", help="The workload that `workload: self` stands for.")
+@click.option("--lease", default="", help="The Lease that several daemons share.")
+@click.option("--json", "form", flag_value="json", default="yaml", help="Print JSON.")
+@click.pass_context
+def rbac(
+    context: click.Context,
+    files: tuple[Path, ...],
+    account: str,
+    namespace: str,
+    own: str,
+    lease: str,
+    form: str,
+) -> None:
+    """Print exactly the Roles that the policies need on Kubernetes, with a reason for each rule."""
+    from scaler import policyfile  # noqa: PLC0415 - start-up time
+    from scaler.cli import rbac as rights  # noqa: PLC0415
+
+    with _errors():
+        settings = _settings(context)
+        policies = policyfile.load(files or settings.policies).insist().values()
+        who = rights.Account(name=account, namespace=namespace)
+        rights.run(policies, who, form, act=settings.act, own=own, lease=lease)
+
+
 @command("scaler doctor\nscaler doctor --json")
 @output
 @click.pass_context
