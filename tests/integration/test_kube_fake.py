@@ -1,0 +1,179 @@
+"""The fake API server, held against what a real one does."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+import pytest
+
+from scaler.clients.kube_login import Login
+from scaler.clients.kube_mirror import Mirror
+from scaler.clients.kubernetes import MERGE, Api, Gone, Json
+from scaler.clock import SystemClock
+from scaler.errors import Conflict, Forbidden, Unavailable
+from tests.fakes.kubernetes import Server, usage
+
+BATTERY = "tests/data/kube_battery.py"
+DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
+PODS = "/api/v1/namespaces/default/pods"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with Server() as made:
+        yield made
+
+
+@pytest.fixture
+async def api(server: Server) -> AsyncIterator[Api]:
+    made = connect(server)
+    yield made
+    await made.aclose()
+
+
+def connect(server: Server, token: str = "") -> Api:
+    async def headers() -> dict[str, str]:
+        return {"Authorization": f"Bearer {token or server.admin}"}
+
+    login = Login(url=server.url, namespace="default", tls=None, headers=headers, about="a test")
+    return Api(login, SystemClock(), Random(1))
+
+
+def deployment(name: str = "web", replicas: int = 2) -> dict[str, Any]:
+    labels = {"app": name}
+    return {
+        "kind": "Deployment",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": []}},
+        },
+    }
+
+
+async def until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+async def test_it_passes_what_a_real_server_passes(server: Server) -> None:
+    """The 37 checks are made with the official client, which is not ours."""
+    server.publish("default", [usage("default", "web-1", {"a": (0.25, 1 << 20)})])
+    nobody = server.grant("nobody", "default", [])
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, BATTERY, server.url, server.admin, nobody, "fake"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    lines = output.decode().splitlines()
+    assert [line for line in lines if line.startswith("FAIL")] == []
+    assert lines[-1] == "SCORE fake 37 / 37"
+
+
+async def test_a_version_that_was_forgotten_is_gone(server: Server, api: Api) -> None:
+    version = (await api.get(DEPLOYMENTS))["metadata"]["resourceVersion"]
+    server.put(deployment())
+    server.objects.compact()
+    with pytest.raises(Gone, match="too old resource version"):
+        async for _ in api.watch(DEPLOYMENTS, span=timedelta(seconds=5), resourceVersion=version):
+            pass
+
+
+async def test_a_mirror_follows_through_cuts_and_forgetting(server: Server, api: Api) -> None:
+    server.put(deployment("a"))
+
+    def name(item: Json) -> str:
+        return str(item["metadata"]["name"])
+
+    mirror = Mirror(api, DEPLOYMENTS, trim=name)
+    await mirror.ready()
+    for number in range(5):
+        server.put(deployment(f"b{number}"))
+        server.faults.cut_watches()
+        if number == 3:
+            server.objects.compact()
+    server.delete("Deployment", "a")
+    await until(lambda: set(mirror.items) == {f"b{n}" for n in range(5)})
+    await mirror.aclose()
+
+
+async def test_a_server_that_was_away_is_followed_again(server: Server, api: Api) -> None:
+    mirror = Mirror(api, DEPLOYMENTS, trim=lambda item: item["metadata"]["name"])
+    await mirror.ready()
+    await server.down()
+
+    def away() -> bool:
+        try:
+            mirror.insist()
+        except Unavailable:
+            return True
+        return False
+
+    await until(away)
+    server.put(deployment("late"))
+    await server.up()
+    await until(lambda: "late" in mirror.items and not away())
+    await mirror.aclose()
+
+
+async def test_who_set_the_count_is_known(server: Server, api: Api) -> None:
+    server.put(deployment())
+    scale = f"{DEPLOYMENTS}/web/scale"
+    await api.send("PATCH", scale, {"spec": {"replicas": 5}}, content=MERGE, fieldManager="scaler")
+    entry = server.get("Deployment", "web")["metadata"]["managedFields"][0]
+    assert (entry["manager"], entry["subresource"]) == ("scaler", "scale")
+    server.scale("Deployment", "web", 3, manager="argocd-controller")
+    entry = server.get("Deployment", "web")["metadata"]["managedFields"][0]
+    assert entry["manager"] == "argocd-controller"
+    assert server.writes("web")[-1].manager == "scaler"
+
+
+async def test_a_stale_count_is_refused(server: Server, api: Api) -> None:
+    old = server.put(deployment())["metadata"]["resourceVersion"]
+    server.scale("Deployment", "web", 3, manager="somebody")
+    body = {"metadata": {"resourceVersion": old}, "spec": {"replicas": 9}}
+    with pytest.raises(Conflict, match="the object has been modified"):
+        await api.send("PATCH", f"{DEPLOYMENTS}/web/scale", body, content=MERGE)
+    assert server.get("Deployment", "web")["spec"]["replicas"] == 3
+
+
+async def test_a_role_is_kept_to_the_letter(server: Server) -> None:
+    server.put(deployment("web"))
+    server.put(deployment("api"))
+    rule = {"apiGroups": ["apps"], "resources": ["deployments/scale"], "verbs": ["patch"]}
+    token = server.grant("robot", "default", [{**rule, "resourceNames": ["web"]}])
+    api = connect(server, token)
+    body = {"spec": {"replicas": 4}}
+    await api.send("PATCH", f"{DEPLOYMENTS}/web/scale", body, content=MERGE)
+    for path in (f"{DEPLOYMENTS}/api/scale", f"{DEPLOYMENTS}/web"):
+        with pytest.raises(Forbidden, match=r'cannot patch resource "deployments'):
+            await api.send("PATCH", path, body, content=MERGE)
+    assert [c.code for c in server.calls("patch")] == [200, 403, 403]
+    await api.aclose()
+
+
+async def test_pods_go_gracefully_where_somebody_runs_them(server: Server, api: Api) -> None:
+    pod = {"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": []}}
+    server.objects.graceful = True
+    uid = server.put(pod)["metadata"]["uid"]
+    with pytest.raises(Conflict, match="Precondition failed"):
+        await api.send("DELETE", f"{PODS}/p", {"preconditions": {"uid": "another"}})
+    await api.send("DELETE", f"{PODS}/p", {"preconditions": {"uid": uid}})
+    assert server.get("Pod", "p")["metadata"]["deletionTimestamp"]
+    await api.send("DELETE", f"{PODS}/p", {"gracePeriodSeconds": 0})
+    assert server.all("Pod") == []
+
+
+async def test_it_fails_when_it_is_told_to(server: Server, api: Api) -> None:
+    server.faults.errors(503, "deployments", times=1, retry_after=2)
+    with pytest.raises(Unavailable, match="a scripted error 503") as caught:
+        await api.get(DEPLOYMENTS)
+    assert caught.value.retry_after == timedelta(seconds=2)
+    await api.get(DEPLOYMENTS)
