@@ -190,7 +190,8 @@ class Objects:
         sent = meta.get("resourceVersion")
         if sent and sent != before["resourceVersion"]:
             raise conflict(kind, before["name"])
-        for fixed in ("uid", "creationTimestamp", "name", "namespace"):
+        item["apiVersion"], item["kind"] = kind.api_version, kind.kind
+        for fixed in ("uid", "creationTimestamp", "name", "namespace", "managedFields"):
             if fixed in before:
                 meta[fixed] = before[fixed]
         if sub != "status" and "status" in old:

@@ -477,7 +477,6 @@ class Server:
                 why = "metadata.resourceVersion: Invalid value: 0: must be specified for an update"
                 raise Refused(422, "Invalid", f'leases "{target.name}" is invalid: {why}')
             item: Json = objects.copied(body)
-            item["apiVersion"], item["kind"] = old["apiVersion"], old["kind"]
         else:
             if content not in PATCHES:
                 raise Refused(415, "UnsupportedMediaType", f"{content} is not supported")
