@@ -83,8 +83,8 @@ def test_what_would_be_applied_is_valid_and_fits_together(folder: Path) -> None:
     found = rendered(folder)
     for one in found:
         insist(one)
-        if one["kind"] != "Namespace":
-            assert one["metadata"]["namespace"] == "shop"
+        assert one["kind"] != "Namespace", "deleting the overlay would delete the services"
+        assert one["metadata"]["namespace"] == "shop"
     accounts = {o["metadata"]["name"] for o in found if o["kind"] == "ServiceAccount"}
     (binding,) = [o for o in found if o["kind"] == "RoleBinding"]
     assert [s["namespace"] for s in binding["subjects"]] == ["shop"]
