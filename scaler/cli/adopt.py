@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 import click
 
 from scaler.cli.client import Daemon
-from scaler.clients import kube_handover, kube_rights
+from scaler.clients import kube_handover, kube_resource, kube_rights, kube_self
 from scaler.clients.kube_handover import Hpa
 from scaler.clients.kubernetes import Api, Clusters
 from scaler.clock import SystemClock
@@ -54,7 +54,7 @@ def run(asked: Asked, policies: Mapping[str, Policy], daemon: Daemon, *, yes: bo
     if policy is None:
         _print(found, asked.context)
         raise Refused(
-            f"no policy is about {found.workload.resource}/{found.workload.name}; put what stands "
+            f"no policy is about {found.workload.plural}/{found.workload.name}; put what stands "
             "on stdout into one of its own, load it, and run this again"
         )
     _compare(found, policy)
@@ -103,8 +103,10 @@ async def _find(
         raise NotFound(f'there is no policy "{asked.what}"; there are: {known}; or name hpa/NAME')
     if policy.target.kind != kube_rights.KIND:
         raise ConfigError(f"the target of {policy.name} is not on kubernetes")
-    meant = kube_rights.workload(str(getattr(policy.target, "workload", "")))
     namespace = str(getattr(policy.target, "namespace", "")) or asked.namespace or api.namespace
+    written_ = str(getattr(policy.target, "workload", ""))
+    own = written_ == kube_resource.SELF
+    meant = await kube_self.workload(api, namespace) if own else kube_resource.parse(written_)
     return await kube_handover.of(api, namespace, meant), policy
 
 
@@ -115,8 +117,8 @@ def _is_about(policy: Policy, found: Hpa, default: str, context: str) -> bool:
     place = str(getattr(policy.target, "namespace", "")) or default
     where = str(getattr(policy.target, "context", ""))
     return (
-        written_ != kube_rights.SELF
-        and kube_rights.workload(written_) == found.workload
+        written_ != kube_resource.SELF
+        and kube_resource.parse(written_) == found.workload
         and place == found.namespace
         and where == context
     )

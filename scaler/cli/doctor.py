@@ -154,16 +154,19 @@ def _clusters(settings: "Settings") -> Iterator[Finding]:
 async def _cluster(
     context: str, policies: "Sequence[Policy]", *, act: bool
 ) -> "kube_doctor.Examination":
-    from scaler.clients import kube_doctor, kube_rights  # noqa: PLC0415 - start-up time
+    from scaler.clients import kube_doctor, kube_rights, kube_self  # noqa: PLC0415 - start-up time
+    from scaler.clients.kube_resource import SELF  # noqa: PLC0415
     from scaler.clients.kubernetes import Clusters  # noqa: PLC0415
     from scaler.clock import SystemClock  # noqa: PLC0415
 
     clusters = Clusters(SystemClock(), Random())
     try:
         api = await clusters.at(context)
-        own = any(getattr(p.target, "workload", "") == kube_rights.SELF for p in policies)
-        workload = await kube_doctor.own_workload(api) if own else ""
-        return await kube_doctor.examine(api, kube_rights.needed(policies, act=act, own=workload))
+        own = ""
+        if any(getattr(policy.target, "workload", "") == SELF for policy in policies):
+            found = await kube_self.workload(api, api.namespace)
+            own = f"{found.plural}/{found.name}"
+        return await kube_doctor.examine(api, kube_rights.needed(policies, act=act, own=own))
     finally:
         await clusters.aclose()
 

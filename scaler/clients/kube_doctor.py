@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -108,22 +107,3 @@ def lines(missing: Iterable[Right]) -> list[str]:
 
 def _words(values: Sequence[str]) -> str:
     return "[" + ", ".join(value or '""' for value in values) + "]"
-
-
-async def own_workload(api: Api, environ: Mapping[str, str] = os.environ) -> str:
-    """The workload that owns the pod we run in, as a policy would write it.
-
-    Raises:
-        ScalerError: there is no such pod, or it may not be read.
-    """
-    name = environ.get("POD_NAME") or environ.get("HOSTNAME", "")
-    pod = await api.get(f"/api/v1/namespaces/{api.namespace}/pods/{name}")
-    meta = pod.get("metadata") or {}
-    owner = next((o for o in meta.get("ownerReferences") or () if o.get("controller")), None)
-    if owner is None:
-        raise NotFound(f"pod {name} has no owner, so `self` names no workload")
-    kind, owned_by = str(owner.get("kind")), str(owner.get("name"))
-    suffix = f"-{(meta.get('labels') or {}).get('pod-template-hash', '')}"
-    if kind == "ReplicaSet" and len(suffix) > 1 and owned_by.endswith(suffix):
-        return f"deployment/{owned_by.removesuffix(suffix)}"
-    return f"{kind.lower()}/{owned_by}"

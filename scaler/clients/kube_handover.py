@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from scaler.clients.kube_rights import Workload
+from scaler.clients.kube_resource import Written
 from scaler.clients.kubernetes import Api, Json
 from scaler.errors import Conflict, NotFound
 
@@ -33,12 +33,12 @@ class Hpa:
         return str(self._meta.get("uid", ""))
 
     @property
-    def workload(self) -> Workload:
+    def workload(self) -> Written:
         """What it scales. All kinds that have a scale are named by adding an s."""
         ref = self.body.get("spec", {}).get("scaleTargetRef", {})
         group = str(ref.get("apiVersion", "")).rpartition("/")[0]
-        resource = f"{str(ref.get('kind', '')).lower()}s"
-        return Workload(group=group, resource=resource, name=str(ref.get("name", "")))
+        plural = f"{str(ref.get('kind', '')).lower()}s"
+        return Written(plural=plural, group=group, name=str(ref.get("name", "")))
 
     @property
     def desired(self) -> int:
@@ -68,7 +68,7 @@ async def named(api: Api, namespace: str, name: str) -> Hpa:
     return Hpa(await api.get(f"{GROUP}/{namespace}/horizontalpodautoscalers/{name}"))
 
 
-async def of(api: Api, namespace: str, meant: Workload) -> Hpa:
+async def of(api: Api, namespace: str, meant: Written) -> Hpa:
     """The HPA of a workload.
 
     Raises:
@@ -77,7 +77,7 @@ async def of(api: Api, namespace: str, meant: Workload) -> Hpa:
     """
     listed = await api.get(f"{GROUP}/{namespace}/horizontalpodautoscalers")
     found = [hpa for item in listed.get("items") or () if (hpa := Hpa(item)).workload == meant]
-    what = f"{meant.resource}/{meant.name} in {namespace}"
+    what = f"{meant.plural}/{meant.name} in {namespace}"
     if not found:
         raise NotFound(f"no HorizontalPodAutoscaler scales {what}; nothing is to be adopted")
     if len(found) > 1:

@@ -4,26 +4,18 @@ Pure. `scaler rbac` prints the rows as Roles and `scaler doctor` asks the server
 that makes another request is wrong, and so is a row that no run uses.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from scaler.clients import kube_resource
+from scaler.clients.kube_resource import SELF, Written
 from scaler.core.document import Target
 from scaler.core.policy import Policy
 from scaler.errors import ConfigError
 
 KIND: Final = "kubernetes"
-SELF: Final = "self"  # the workload that owns the pod we run in
 APPS: Final = "apps"
-SHORT: Final = {
-    "deployment": "deployments",
-    "deploy": "deployments",
-    "statefulset": "statefulsets",
-    "sts": "statefulsets",
-    "replicaset": "replicasets",
-    "rs": "replicasets",
-}
 READ: Final = ("list", "watch")
 CHOOSING: Final = ("deployments", "replicasets")  # whose pods can be told which is to go
 
@@ -69,34 +61,6 @@ class Right:
         return f"{self.verb} {self.path}{group}{name}{where}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """What a target names: a resource of a group, and which."""
-
-    group: str
-    resource: str
-    name: str
-
-
-def workload(written: str) -> Workload:
-    """What `deployment/web`, `web` or `rollouts.argoproj.io/web` names.
-
-    Raises:
-        ConfigError: it is none of these.
-    """
-    kind, slash, name = written.partition("/")
-    if not slash:
-        kind, name = "deployment", written
-    plural, _, group = kind.partition(".")
-    known = SHORT.get(kind.lower(), kind.lower() if kind.lower() in SHORT.values() else "")
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name) or not (known or group):
-        raise ConfigError(
-            f'"{written}" names no workload; write it like deployment/web, statefulset/db or '
-            "rollouts.argoproj.io/web"
-        )
-    return Workload(group=APPS if known else group, resource=known or plural, name=name)
-
-
 def needed(
     policies: Iterable[Policy], *, act: bool = True, own: str = "", lease: str = ""
 ) -> list[Right]:
@@ -126,7 +90,7 @@ def _of_policy(policy: Policy, own: str, *, act: bool) -> list[Right]:
             f"policy {policy.name}: its target is the workload of its own pod; say which that is: "
             "--sidecar deployment/web"
         )
-    meant = workload(own if written == SELF else written)
+    meant = _parsed(own if written == SELF else written)
     rights = [*_looks(meant), *_measures(policy)]
     if act and policy.mode == "act":
         rights += _scales(meant)
@@ -137,6 +101,13 @@ def _of_policy(policy: Policy, own: str, *, act: bool) -> list[Right]:
     return [
         replace(r, context=context, namespace="" if r.everywhere else namespace) for r in rights
     ]
+
+
+def _parsed(written: str) -> Written:
+    try:
+        return kube_resource.parse(written)
+    except ValueError as error:
+        raise ConfigError(f'"{written}": {error}') from error
 
 
 def _field(target: Target, name: str) -> str:
@@ -151,11 +122,11 @@ def _rights(group: str, path: str, verbs: Sequence[str], why: str, name: str = "
     ]
 
 
-def _looks(meant: Workload) -> list[Right]:
-    found = _rights(meant.group, meant.resource, READ, SEE)
+def _looks(meant: Written) -> list[Right]:
+    found = _rights(meant.group, meant.plural, READ, SEE)
     if meant.group != APPS:
-        found += _rights(meant.group, f"{meant.resource}/scale", ("get",), SCALE_READ, meant.name)
-    if meant.group == APPS and meant.resource == "deployments":
+        found += _rights(meant.group, f"{meant.plural}/scale", ("get",), SCALE_READ, meant.name)
+    if meant.group == APPS and meant.plural == "deployments":
         found += _rights(APPS, "replicasets", READ, SEE)
     found += _rights("", "pods", READ, PODS)
     return found + _rights("autoscaling", "horizontalpodautoscalers", READ, HPAS)
@@ -170,9 +141,9 @@ def _measures(policy: Policy) -> list[Right]:
     return found
 
 
-def _scales(meant: Workload) -> list[Right]:
-    found = _rights(meant.group, f"{meant.resource}/scale", ("patch",), SCALE, meant.name)
-    if meant.group == APPS and meant.resource in CHOOSING:
+def _scales(meant: Written) -> list[Right]:
+    found = _rights(meant.group, f"{meant.plural}/scale", ("patch",), SCALE, meant.name)
+    if meant.group == APPS and meant.plural in CHOOSING:
         found += _rights("", "pods", ("patch",), CHOOSE)
     return found
 

@@ -13,7 +13,6 @@ from scaler import policyfile
 from scaler.cli import adopt
 from scaler.cli.client import Daemon
 from scaler.errors import ConfigError, Conflict, NotFound, Refused
-from tests.fakes import kube_platform
 from tests.fakes.kubernetes import Server, kubeconfig
 
 POLICY = "policies: {web: {target: {kubernetes: deployment/web}, limits: {min: 2, max: 10}}}"
@@ -63,7 +62,6 @@ def hpa(name: str = "web", workload: str = "web", **meta: Any) -> dict[str, Any]
 
 @pytest.fixture
 async def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Server]:
-    kube_platform.install(monkeypatch)
     async with Server() as made:
         (tmp_path / "kubeconfig").write_text(kubeconfig(made))
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))

@@ -11,10 +11,8 @@ from click.testing import CliRunner
 
 from scaler import policyfile
 from scaler.cli.commands import scaler
-from scaler.clients import kube_doctor, kube_rights
-from tests.fakes import kube_platform
+from scaler.clients import kube_rights
 from tests.fakes.kubernetes import Server, kubeconfig, usage
-from tests.integration.test_kube_fake import connect
 
 POLICY = """
 policies:
@@ -23,11 +21,6 @@ policies:
     metrics: [{cpu: 70%}]
     health: {liveness: {tcp: {}}}
 """
-
-
-@pytest.fixture(autouse=True)
-def _platform(monkeypatch: pytest.MonkeyPatch) -> None:
-    kube_platform.install(monkeypatch)
 
 
 @pytest.fixture
@@ -133,22 +126,23 @@ async def test_a_context_that_is_not_there_is_named(server: Server, bench: Bench
     assert "prod" in detail
 
 
-async def test_the_owner_of_the_own_pod(server: Server) -> None:
-    api = connect(server)
-    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d9c", "uid": "1"}
+async def test_a_sidecar_needs_the_rights_for_the_owner_of_its_pod(
+    server: Server, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "shop-5d9c", "uid": "1"}
     server.put(
         {
             "kind": "Pod",
             "metadata": {
-                "name": "web-5d9c-x",
+                "name": "shop-5d9c-x",
                 "labels": {"pod-template-hash": "5d9c"},
                 "ownerReferences": [{**owner, "controller": True}],
             },
             "spec": {"containers": []},
         }
     )
-    try:
-        found = await kube_doctor.own_workload(api, {"POD_NAME": "web-5d9c-x"})
-    finally:
-        await api.aclose()
-    assert found == "deployment/web"
+    monkeypatch.setenv("POD_NAME", "shop-5d9c-x")
+    bench.write("policies: {web: {target: {kubernetes: self}}}")
+    bench.login(server, [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}])
+    found = await bench.findings()
+    assert any("deployments/scale], verbs: [patch], resourceNames: [shop]" in d for _, d in found)

@@ -14,7 +14,6 @@ from click.testing import CliRunner
 
 from scaler import policyfile, settings
 from scaler.cli.commands import scaler
-from tests.fakes import kube_platform
 
 ROOT = Path("deploy/kubernetes")
 KUSTOMIZATIONS = sorted(ROOT.rglob("kustomization.yaml"))
@@ -23,11 +22,6 @@ SETTINGS = sorted(ROOT.rglob("scaler.yaml"))
 OF_KUSTOMIZE = "kustomize.config.k8s.io/v1beta1"
 WORKLOADS = [ROOT / "base/deployment.yaml", ROOT / "sidecar/deployment.yaml"]
 KUBERNETES = "1.36"
-
-
-@pytest.fixture(autouse=True)
-def _platform(monkeypatch: pytest.MonkeyPatch) -> None:
-    kube_platform.install(monkeypatch)
 
 
 def objects(file: Path) -> list[dict[str, Any]]:

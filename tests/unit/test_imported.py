@@ -17,12 +17,6 @@ from scaler.core.policy import Policy
 from scaler.errors import ConfigError
 from scaler.importing import cron, written
 from scaler.importing.draft import Draft, Options
-from tests.fakes import kube_platform
-
-
-@pytest.fixture(autouse=True)
-def _platform(monkeypatch: pytest.MonkeyPatch) -> None:
-    kube_platform.install(monkeypatch)
 
 
 def hpa(spec: dict[str, Any], **meta: Any) -> dict[str, Any]:

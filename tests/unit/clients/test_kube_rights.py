@@ -13,12 +13,6 @@ from scaler.cli.commands import scaler
 from scaler.clients import kube_rights
 from scaler.core.policy import Policy
 from scaler.errors import ConfigError
-from tests.fakes import kube_platform
-
-
-@pytest.fixture(autouse=True)
-def _platform(monkeypatch: pytest.MonkeyPatch) -> None:
-    kube_platform.install(monkeypatch)
 
 
 def policy(target: Any, **fields: Any) -> Policy:
@@ -143,10 +137,9 @@ def test_a_sidecar_finds_its_owner() -> None:
         allowed(own)
 
 
-def test_what_names_no_workload_is_refused_with_an_example() -> None:
-    for wrong in ("", "magic/web", "deployment/", "deployment/a b"):
-        with pytest.raises(ConfigError, match="deployment/web"):
-            kube_rights.workload(wrong)
+def test_a_sidecar_of_nothing_is_refused_with_an_example() -> None:
+    with pytest.raises(ConfigError, match="magic"):
+        allowed(policy("self"), own="magic/web")
 
 
 def run(folder: Path, text: str, *words: str) -> Result:
