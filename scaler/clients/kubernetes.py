@@ -265,6 +265,8 @@ def _refuse_status(status: Json, doing: str, wait: timedelta | None = None) -> N
     """Raise what a `Status` means. A redirect is no answer: nothing here follows one."""
     code = status.get("code") or 0
     said = f"{doing}: {status.get('message') or status.get('reason') or f'HTTP {code}'}"
+    if code == 429 and (cause := _cause(status)):
+        said = f"{said} {cause}"
     if code in (401, 403):
         raise Forbidden(f"{said}; {FORBIDDEN_HINT}" if code == 403 else said)
     if code == 404:
@@ -276,3 +278,11 @@ def _refuse_status(status: Json, doing: str, wait: timedelta | None = None) -> N
     if code in (400, 405, 406, 415, 422):
         raise PermanentError(said)
     raise Unavailable(said, retry_after=wait)
+
+
+def _cause(status: Json) -> str:
+    """Which disruption budget forbids it: the message alone does not name it."""
+    details = status.get("details")
+    causes = details.get("causes") if isinstance(details, dict) else None
+    first = causes[0] if isinstance(causes, list) and causes else None
+    return str(first.get("message", "")) if isinstance(first, dict) else ""
