@@ -262,7 +262,7 @@ class Lease(Protocol):
         ...
 
     async def freed(self, patience: timedelta) -> None:
-        """Return when it may be free, or when `patience` is over.
+        """Return when it was given back or its term may be over, or when `patience` is over.
 
         Raises:
             ScalerError: this cannot be watched now; ask again in a while.

@@ -19,6 +19,7 @@ from scaler.interfaces import Grant, Lease
 
 RENEWED: Final = 3  # times in a term, so that one may fail
 RETRIED: Final = 10  # times in a term, when it did
+PATIENCE: Final = timedelta(minutes=5)  # of a candidate, before it asks all the same
 LONGEST_PAUSE: Final = timedelta(seconds=1)  # of a candidate that cannot see who holds the lease
 
 
@@ -96,8 +97,8 @@ class Leadership:
             self.trouble = ""
             if grant is None:
                 self._asked.set()
-                freed = self._lease.freed(self._ttl)
-                await in_time(freed, self._ttl + self.longest, "watching the lease")
+                freed = self._lease.freed(PATIENCE)
+                await in_time(freed, PATIENCE + self.longest, "watching the lease")
             elif self._clock.monotonic() < grant.until:
                 self._begin(grant)
         except ScalerError as error:

@@ -52,12 +52,14 @@ class MemoryLease:
         self._clock = clock
         self._seen = -1
         self._seen_at = timedelta()
+        self._ttl = timedelta()
         self._sent: set[asyncio.Task[bool]] = set()
 
     async def acquire(self, holder: str, ttl: timedelta) -> Grant | None:
+        self._ttl = ttl
         asked_at = self._clock.monotonic()
         found = await self._look()
-        if found.holder not in ("", holder) and not self._over(ttl):
+        if found.holder not in ("", holder) and not self._over():
             return None
         fence = found.fence if found.holder == holder else found.fence + 1
         return await self._swap(found, Grant(holder=holder, fence=fence, until=asked_at), ttl)
@@ -77,7 +79,7 @@ class MemoryLease:
     async def freed(self, patience: timedelta) -> None:
         end = self._clock.monotonic() + patience
         while self._clock.monotonic() < end:
-            if not (await self._look()).holder or self._over(patience):
+            if not (await self._look()).holder or self._over():
                 return
             await self._clock.sleep(POLL)
 
@@ -90,8 +92,8 @@ class MemoryLease:
         self.holder = found.holder
         return found
 
-    def _over(self, ttl: timedelta) -> bool:
-        return self._clock.monotonic() - self._seen_at >= ttl
+    def _over(self) -> bool:
+        return self._clock.monotonic() - self._seen_at >= self._ttl
 
     async def _swap(self, found: Record, grant: Grant, ttl: timedelta) -> Grant | None:
         """Write if nobody has written since, and say until when it stands."""
