@@ -86,7 +86,7 @@ class Installed:
     async def aclose(self) -> None:
         for provider in self._providers.values():
             await provider.aclose()
-        for client in self._context.shared.values():
+        for client in reversed(self._context.shared.values()):  # who uses before who is used
             if isinstance(client, Closing):
                 await client.aclose()
         await self._http.aclose()

@@ -41,6 +41,10 @@ class Unsupported(PermanentError):
     """The platform cannot do this."""
 
 
+class ManagedElsewhere(PermanentError):
+    """Somebody else decides on the count of this target."""
+
+
 class ConfigError(ScalerError):
     """A file or setting is invalid; the message names file, line, field and remedy."""
 

@@ -101,6 +101,15 @@ class Executing(Protocol):
         ...
 
 
+@runtime_checkable
+class Announcing(Protocol):
+    """A platform on which what happened to a target can be written down beside it."""
+
+    def announce(self, target: Any, entry: Entry) -> None:
+        """Pass the entry on if people who look at the platform should see it. Never waits."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Platforms:
     """The providers of this process, as a part of `Context.shared`: for adapters that need one."""

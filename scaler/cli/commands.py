@@ -1,116 +1,23 @@
-"""The command line. Results go to stdout, everything else to stderr; heavy imports wait.
+"""The command line. Results go to stdout, everything else to stderr; heavy imports wait."""
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 files invalid, 4 no daemon, 5 refused,
-6 `plan --exit-code` found changes, 78 `run` with an invalid configuration, 130 and 143 interrupted.
-"""
-
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
-if TYPE_CHECKING:
-    from scaler.cli.client import Daemon
-    from scaler.settings import Settings
-
-FAILED: Final = 1
-INVALID: Final = 3
-NO_DAEMON: Final = 4
-REFUSED: Final = 5
-CHANGES: Final = 6
-BAD_CONFIG: Final = 78
-
-F = TypeVar("F", bound=Callable[..., object])
-
-
-class _Examples(click.Command):
-    """A command whose help ends with its examples, printed as they are."""
-
-    def format_epilog(self, _: click.Context, formatter: click.HelpFormatter) -> None:
-        if self.epilog:
-            with formatter.section("Examples"):
-                for line in self.epilog.splitlines():
-                    formatter.write_text(line)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option(
-    "-c",
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    envvar="SCALER_CONFIG",
-    help="Process settings; /etc/scaler/scaler.yaml or config/scaler.yaml when one is there.",
+from scaler.cli import kube_commands
+from scaler.cli.group import (
+    BAD_CONFIG,
+    CHANGES,
+    INVALID,
+    command,
+    daemon_of,
+    errors,
+    output,
+    scaler,
+    settings_of,
 )
-@click.option(
-    "--socket",
-    type=click.Path(path_type=Path),
-    envvar="SCALER_SOCKET",
-    help="Where the daemon listens.",
-)
-@click.version_option(None, "-V", "--version", package_name="scaler", message="scaler %(version)s")
-@click.pass_context
-def scaler(context: click.Context, config: Path | None, socket: Path | None) -> None:
-    """Keeps services at the right size and in good health, and can always say why.
 
-    \b
-    First steps:
-      scaler demo            watch it at work for a minute and a half
-      scaler init            write a first policy here
-      scaler check           look for mistakes in the policies
-      scaler run             start the daemon
-      scaler status          how every service stands
-      scaler explain NAME    why it has the size it has
-    """  # noqa: D301 - click wants the character itself
-    context.obj = (config, socket)
-
-
-def command(examples: str = "") -> Callable[[F], click.Command]:
-    """A command of `scaler`, with examples at the end of its help."""
-    return scaler.command(cls=_Examples, epilog=examples)
-
-
-def output(function: F) -> F:
-    """The options that choose how a result is printed."""
-    choice = click.Choice(["table", "json", "yaml"])
-    function = click.option(
-        "-o", "--output", "form", type=choice, default="table", help="How to print the result."
-    )(function)
-    return click.option("--json", "form", flag_value="json", help="Short for --output json.")(
-        function
-    )
-
-
-@contextmanager
-def _errors(invalid: int = INVALID) -> Iterator[None]:
-    """Our errors as one line to stderr and the exit code that stands for them."""
-    from scaler.cli.client import NoDaemon  # noqa: PLC0415 - start-up time
-    from scaler.errors import ConfigError, Refused, ScalerError  # noqa: PLC0415
-
-    try:
-        yield
-    except ScalerError as error:
-        click.echo(f"scaler: {error}", err=True)
-        codes = {NoDaemon: NO_DAEMON, Refused: REFUSED, ConfigError: invalid}
-        code = next((c for kind, c in codes.items() if isinstance(error, kind)), FAILED)
-        raise SystemExit(code) from None
-
-
-def _settings(context: click.Context, **overrides: object) -> "Settings":
-    from scaler import settings  # noqa: PLC0415 - start-up time
-
-    config, socket = context.obj
-    if socket is not None:
-        overrides["socket"] = socket
-    return settings.load(config, **overrides)
-
-
-def _daemon(context: click.Context) -> "Daemon":
-    from scaler.cli.client import Daemon  # noqa: PLC0415 - start-up time
-
-    socket = context.obj[1]
-    return Daemon(socket if socket is not None else _settings(context).socket)
+__all__ = ["kube_commands", "scaler"]  # its commands are there once it is imported
 
 
 @command("scaler run\nscaler -c /etc/scaler/scaler.yaml run\nscaler run --observe policies/")
@@ -131,8 +38,8 @@ def run(context: click.Context, policies: tuple[Path, ...], *, once: bool, obser
         overrides["policies"] = policies
     if observe:
         overrides["act"] = False
-    with _errors(invalid=BAD_CONFIG):
-        raise SystemExit(daemon.main(_settings(context, **overrides), once=once))
+    with errors(invalid=BAD_CONFIG):
+        raise SystemExit(daemon.main(settings_of(context, **overrides), once=once))
 
 
 @command("scaler check\nscaler check config/policies/web.yaml\nscaler check --json")
@@ -146,8 +53,8 @@ def check(context: click.Context, files: tuple[Path, ...], form: str) -> None:
     """
     from scaler.cli import reports  # noqa: PLC0415 - start-up time
 
-    with _errors():
-        paths = files or tuple(_settings(context).policies)
+    with errors():
+        paths = files or tuple(settings_of(context).policies)
         raise SystemExit(reports.check(paths, form))
 
 
@@ -164,8 +71,8 @@ def plan(context: click.Context, files: tuple[Path, ...], form: str, *, exit_cod
     """
     from scaler.cli import reports  # noqa: PLC0415 - start-up time
 
-    with _errors():
-        decisions = reports.planned(_daemon(context), _settings(context), files)
+    with errors():
+        decisions = reports.planned(daemon_of(context), settings_of(context), files)
         reports.show_plan(decisions, form)
         changes = any(d["desired"] != d["current"] or d["restarts"] for d in decisions)
         raise SystemExit(CHANGES if exit_code and changes else 0)
@@ -180,8 +87,8 @@ def status(context: click.Context, name: str | None, form: str, *, watch: bool) 
     """Show how every target stands, or one with its instances."""
     from scaler.cli import reports  # noqa: PLC0415 - start-up time
 
-    with _errors():
-        daemon = _daemon(context)
+    with errors():
+        daemon = daemon_of(context)
         if watch:
             reports.watch_status(daemon, name)
         else:
@@ -203,10 +110,10 @@ def explain(
     """Say why a target has the size it has: metric, goal, every rule, and the result."""
     from scaler.cli.output import moment, show  # noqa: PLC0415 - start-up time
 
-    with _errors():
+    with errors():
         wanted = None if why_not is None else str(why_not)
         when = None if at is None else moment(at)
-        answer = _daemon(context).get("explain", name, at=when, why_not=wanted)
+        answer = daemon_of(context).get("explain", name, at=when, why_not=wanted)
         show(form, answer, lambda: "\n".join(answer["lines"]))
 
 
@@ -232,8 +139,8 @@ def history(
     from scaler.cli import reports  # noqa: PLC0415 - start-up time
     from scaler.cli.output import moment, show  # noqa: PLC0415
 
-    with _errors():
-        answer = _daemon(context).get(
+    with errors():
+        answer = daemon_of(context).get(
             "history",
             name=name,
             since=None if since is None else moment(since),
@@ -282,8 +189,8 @@ def pause(
         "for": None if span is None else seconds(span),
         "reason": reason,
     }
-    with _errors():
-        answer = _daemon(context).post("pause", body=body)
+    with errors():
+        answer = daemon_of(context).post("pause", body=body)
         click.echo(f"paused: {', '.join(answer['paused'])}", err=True)
 
 
@@ -293,8 +200,8 @@ def pause(
 @click.pass_context
 def resume(context: click.Context, names: tuple[str, ...], *, everything: bool) -> None:
     """Take back a pause, and a count set by hand."""
-    with _errors():
-        answer = _daemon(context).post("resume", body=_names(names, everything=everything))
+    with errors():
+        answer = daemon_of(context).post("resume", body=_names(names, everything=everything))
         click.echo(f"resumed: {', '.join(answer['resumed'])}", err=True)
 
 
@@ -311,8 +218,8 @@ def scale(context: click.Context, name: str, count: int, hold: str | None, reaso
     lasting = hold is not None and hold != "forever"
     span = seconds(hold) if lasting and hold is not None else None
     body = {"count": count, "hold": hold is not None, "for": span, "reason": reason}
-    with _errors():
-        _daemon(context).post("scale", name, body=body)
+    with errors():
+        daemon_of(context).post("scale", name, body=body)
         click.echo(f"{name}: set to {count}", err=True)
 
 
@@ -322,8 +229,8 @@ def scale(context: click.Context, name: str, count: int, hold: str | None, reaso
 @click.pass_context
 def restart(context: click.Context, name: str, instance: str) -> None:
     """Start one instance again. It counts in its back-off and in the budget of its target."""
-    with _errors():
-        _daemon(context).post("restart", name, instance)
+    with errors():
+        daemon_of(context).post("restart", name, instance)
         click.echo(f"{name}: {instance} is being restarted", err=True)
 
 
@@ -334,8 +241,8 @@ def reload(context: click.Context, form: str) -> None:
     """Let the daemon read its policies again. Exits with 3 when a file is invalid."""
     from scaler.cli import reports  # noqa: PLC0415 - start-up time
 
-    with _errors():
-        answer = _daemon(context).post("reload")
+    with errors():
+        answer = daemon_of(context).post("reload")
         reports.show_reload(answer, form)
         raise SystemExit(INVALID if answer["problems"] else 0)
 
@@ -355,7 +262,7 @@ def init(folder: Path) -> None:
     """Write settings and a first policy to FOLDER. Never overwrites a file."""
     from scaler.cli import first  # noqa: PLC0415 - start-up time
 
-    with _errors():
+    with errors():
         first.write(folder)
 
 
@@ -366,8 +273,8 @@ def doctor(context: click.Context, form: str) -> None:
     """Look at everything the daemon needs here, and say what to do about what is missing."""
     from scaler.cli import doctor as examination  # noqa: PLC0415 - start-up time
 
-    with _errors():
-        raise SystemExit(examination.run(lambda: _settings(context), form))
+    with errors():
+        raise SystemExit(examination.run(lambda: settings_of(context), form))
 
 
 @command("scaler version --json")
@@ -406,5 +313,5 @@ def demo(folder: Path, seconds: int) -> None:
     """
     from scaler.demo import show  # noqa: PLC0415 - start-up time
 
-    with _errors():
+    with errors():
         raise SystemExit(show.main(folder, seconds))

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,9 @@ from scaler.cli.output import show, styled
 from scaler.errors import ConfigError, ScalerError
 
 if TYPE_CHECKING:
+    from scaler.clients import kube_doctor
     from scaler.clients.docker_doctor import Right
+    from scaler.core.policy import Policy
     from scaler.settings import Settings
 
 
@@ -64,6 +67,7 @@ def _examine(open_settings: "Callable[[], Settings]") -> Iterator[Finding]:
     yield _writable("state", Path(settings.state_dir))
     yield _writable("socket", Path(settings.socket).parent)
     yield from _engines(settings)
+    yield from _clusters(settings)
     yield _daemon(Path(settings.socket))
 
 
@@ -130,6 +134,58 @@ def _engine(url: str, rights: Sequence["Right"]) -> Iterator[Finding]:
         needed = right.switch != "EXEC=1"
         detail = f"may not {right.what_for}; in a socket proxy set {right.switch}"
         yield Finding("docker", ok=False, detail=detail, needed=needed)
+
+
+def _clusters(settings: "Settings") -> Iterator[Finding]:
+    """Every Kubernetes cluster that a policy names."""
+    from scaler import policyfile  # noqa: PLC0415 - start-up time
+
+    contexts: dict[str, list[Policy]] = {}
+    for policy in policyfile.load(settings.policies).policies.values():
+        if policy.target.kind == "kubernetes":
+            contexts.setdefault(getattr(policy.target, "context", ""), []).append(policy)
+    for context, policies in contexts.items():
+        try:
+            yield from _judged(asyncio.run(_cluster(context, policies, act=settings.act)))
+        except ScalerError as error:
+            yield Finding("kubernetes", ok=False, detail=str(error))
+
+
+async def _cluster(
+    context: str, policies: "Sequence[Policy]", *, act: bool
+) -> "kube_doctor.Examination":
+    from scaler.clients import kube_doctor, kube_rights, kube_self  # noqa: PLC0415 - start-up time
+    from scaler.clients.kube_resource import SELF  # noqa: PLC0415
+    from scaler.clients.kubernetes import Clusters  # noqa: PLC0415
+    from scaler.clock import SystemClock  # noqa: PLC0415
+
+    clusters = Clusters(SystemClock(), Random())
+    try:
+        api = await clusters.at(context)
+        own = ""
+        if any(getattr(policy.target, "workload", "") == SELF for policy in policies):
+            found = await kube_self.workload(api, api.namespace)
+            own = f"{found.plural}/{found.name}"
+        return await kube_doctor.examine(api, kube_rights.needed(policies, act=act, own=own))
+    finally:
+        await clusters.aclose()
+
+
+def _judged(seen: "kube_doctor.Examination") -> Iterator[Finding]:
+    from scaler.clients import kube_doctor  # noqa: PLC0415 - start-up time
+
+    if seen.trouble:
+        yield Finding("kubernetes", ok=False, detail=seen.trouble)
+        return
+    yield Finding("kubernetes", ok=not seen.slow, detail=seen.about, needed=False)
+    for line in kube_doctor.lines(seen.missing):
+        detail = f"{line}; `scaler rbac` prints the whole"
+        yield Finding("kubernetes", ok=False, detail=detail)
+    if not seen.missing:
+        detail = f"may do all {seen.asked} things that the policies need"
+        yield Finding("kubernetes", ok=True, detail=detail)
+    if seen.metrics:
+        yield Finding("kubernetes", ok=False, detail=seen.metrics)
 
 
 def _writable(subject: str, folder: Path) -> Finding:

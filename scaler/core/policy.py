@@ -282,7 +282,8 @@ class Metric(Model):
     use: Literal["both", "grow"] = "both"
     """`grow`: never shrink because of it."""
     max_age: Span | None = None
-    """An older sample is missing. Three periods when it is not given."""
+    """An older sample is missing. Three periods, or three windows of a sample if these are longer,
+    when it is not given."""
     last_known: Span = timedelta(0)
     """For so long after it went missing its last value may still make the target grow."""
     burst: BurstWindow | None = None

@@ -85,7 +85,9 @@ def measure(
     """One number out of a reading, or why there is none."""
     if reading.missing is not None:
         return reading.missing
-    max_age = metric.max_age if metric.max_age is not None else 3 * every
+    max_age = metric.max_age
+    if max_age is None:  # who measures over a long window has new numbers as seldom
+        max_age = 3 * max(every, max((s.window for s in reading.samples), default=timedelta()))
     each, whole, doubt = window.newest(reading, now, max_age)
     if whole is None:
         return _mean(metric, each, fleet, crew, doubt)

@@ -25,8 +25,8 @@ from scaler.engine.jobs import Job, guarded
 from scaler.engine.recorder import Recorder
 from scaler.engine.routes import LOOK, Leave, routed, unblamed
 from scaler.engine.watched import Condition, Watched, in_time, look, read, watch, with_lapsed
-from scaler.errors import NotFound, ScalerError, TransientError
-from scaler.interfaces import Adapters, Watching
+from scaler.errors import ManagedElsewhere, NotFound, ScalerError, TransientError
+from scaler.interfaces import Adapters, Announcing, Watching
 
 HEARTBEAT: Final = timedelta(minutes=5)  # an unchanged decision is written down this often
 PARKED_RETRY: Final = timedelta(minutes=1)
@@ -296,6 +296,8 @@ class ScalingManager:
             it.not_before = now + (error.retry_after or timedelta())
         else:
             condition, kind = Condition.PARKED, Kind.PARKED
+            if isinstance(error, ManagedElsewhere):
+                condition = Condition.ELSEWHERE
             it.not_before = now + PARKED_RETRY
         trouble = f"{doing}{error}"
         if (condition, trouble) != (it.condition, it.trouble):
@@ -358,6 +360,8 @@ class ScalingManager:
         self._recorder.record(it.name, it.history, *entries)
         for entry in entries:
             self._tell(entry)
+            if isinstance(it.provider, Announcing) and self._may_act(it.policy):
+                it.provider.announce(it.policy.target, entry)
 
     def _set_alarm(self, it: Watched, decision: Decision) -> None:
         """Look again when a restart falls due, if that is before the next tick."""

@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 
 from scaler.clients.docker import Engines
+from scaler.clients.kubernetes import Clusters
 from scaler.clock import SystemClock
 from scaler.core.document import Target
 from scaler.core.model import Fleet, Instance, InstanceId, State
 from scaler.errors import ScalerError
 from scaler.interfaces import Ability, Context, Provider, Watching
-from scaler.providers import docker, local, swarm
+from scaler.providers import docker, kubernetes, local, swarm
+from tests.fakes.kube_cluster import BROKEN, Cluster
+from tests.fakes.kubernetes import Server, kubeconfig
 from tests.integration import swarms
 from tests.integration.dockerd import BUSYBOX, Engine
 from tests.integration.running import fleet_until as until
@@ -37,6 +40,7 @@ class Platform:
     broken: Target  # instances that cannot start
     end: Callable[[Instance], Awaitable[None]]  # behind the provider's back
     heals: bool = False  # it starts again by itself what ended
+    waits: bool = False  # and goes on trying to start what cannot be
 
 
 @asynccontextmanager
@@ -139,7 +143,51 @@ async def swarm_platform(tmp_path: Path, request: pytest.FixtureRequest) -> Asyn
                 await context.shared[Engines].aclose()
 
 
-PLATFORMS = {"local": local_platform, "docker": docker_platform, "swarm": swarm_platform}
+@asynccontextmanager
+async def kubernetes_platform(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[Platform]:
+    """Deployments of a simulated cluster; its pods come back under other names."""
+    opened: list[Context] = []
+
+    def connect() -> Provider[Any]:
+        opened.append(Context(clock=SystemClock(), state_dir=tmp_path, random=Random(1)))
+        return kubernetes.PLUGIN.open(opened[-1])
+
+    def target(name: str) -> Target:
+        return kubernetes.KubernetesTarget(workload=name, policy=name, kind="kubernetes")
+
+    async with Server() as server, Cluster(server) as cluster:
+        cluster.again_after = 0.5
+        cluster.deploy("web", 0)
+        cluster.deploy("bad", 0, command=BROKEN)
+        (tmp_path / "kubeconfig").write_text(kubeconfig(server))
+        patch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+        patch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+
+        async def end(instance: Instance) -> None:
+            cluster.crash(instance.id)
+
+        try:
+            yield Platform(
+                open=connect,
+                target=target("web"),
+                broken=target("bad"),
+                end=end,
+                heals=True,
+                waits=True,
+            )
+        finally:
+            for context in opened:
+                await context.shared[Clusters].aclose()
+
+
+PLATFORMS = {
+    "local": local_platform,
+    "docker": docker_platform,
+    "swarm": swarm_platform,
+    "kubernetes": kubernetes_platform,
+}
 
 
 @pytest.fixture(params=PLATFORMS)
@@ -256,11 +304,12 @@ async def test_restart_starts_one_again(platform: Platform, connect: Connect, de
     after = await until(
         provider,
         platform.target,
-        lambda f: running(2)(f) and f.instances[0].incarnation != one.incarnation,
+        lambda f: running(2)(f) and one.incarnation not in {i.incarnation for i in f.instances},
     )
-    assert after.instances[0].id == one.id
-    assert after.instances[0].because == ""
-    assert after.instances[1].incarnation == other.incarnation
+    new = next(i for i in after.instances if i.incarnation != other.incarnation)
+    assert (new.id == one.id) is not after.renames
+    assert new.because == ""
+    assert other.incarnation in {i.incarnation for i in after.instances}
 
 
 async def test_restarting_what_is_not_there_says_so(platform: Platform, connect: Connect) -> None:
@@ -274,12 +323,14 @@ async def test_what_cannot_start_is_failed_and_not_an_exception(
 ) -> None:
     provider = connect()
     await provider.scale(platform.broken, 2)
+    state = State.PENDING if platform.waits else State.FAILED
     fleet = await until(
         provider,
         platform.broken,
-        lambda f: [i.state for i in f.instances] == [State.FAILED] * 2,
+        lambda f: [(i.state, bool(i.because)) for i in f.instances] == [(state, True)] * 2,
     )
-    assert all("/no/such/program" in i.because and i.failed_at for i in fleet.instances)
+    assert all("/no/such/program" in i.because for i in fleet.instances)
+    assert all(i.failed_at is not None for i in fleet.instances) is not platform.waits
     if platform.heals:
         return
     await provider.restart(platform.broken, fleet.instances[0].id)
@@ -310,7 +361,8 @@ async def test_changes_are_noticed(platform: Platform, connect: Connect) -> None
     fleet = await until(provider, platform.target, running(1))
     await platform.end(fleet.instances[0])
     assert await asyncio.wait_for(anext(changes), PATIENCE_S) == "web"
-    await until(provider, platform.target, lambda f: f.instances[0].state is State.FAILED)
+    down = State.PENDING if platform.heals else State.FAILED
+    await until(provider, platform.target, lambda f: f.instances[0].state is down)
     await changes.aclose()  # type: ignore[attr-defined]
 
 

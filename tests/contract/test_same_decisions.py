@@ -11,7 +11,7 @@ import pytest
 from scaler.core.decide import decide
 from scaler.core.document import Target
 from scaler.core.journal import decision_to_dict
-from scaler.core.model import Fleet, History, Instance, InstanceId, Reading, Sample, State
+from scaler.core.model import Fleet, History, Instance, InstanceId, Reading, Sample, State, is_fit
 from scaler.core.policy import Policy
 from tests.contract.test_providers import PLATFORMS, Platform
 from tests.integration.running import fleet_until as until
@@ -82,4 +82,4 @@ async def test_the_record_is_the_one_of_an_ideal_platform(platform: Platform) ->
 
 
 def _all_run(fleet: Fleet) -> bool:
-    return [i.state for i in fleet.instances] == [State.RUNNING] * 3
+    return [is_fit(i) for i in fleet.instances] == [True] * 3

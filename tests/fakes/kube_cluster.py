@@ -25,6 +25,7 @@ COST = "controller.kubernetes.io/pod-deletion-cost"
 REVISION = "deployment.kubernetes.io/revision"
 HASH = "pod-template-hash"
 STATEFUL_HASH = "controller-revision-hash"
+BROKEN = "/no/such/program"
 LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 CONTROLLERS = ("Deployment", "ReplicaSet", "StatefulSet")
 Key = tuple[str, str, str]  # kind, namespace, name
@@ -55,6 +56,7 @@ class Cluster:
         self.metrics_every = metrics_every
         self.load = load
         self.capacity = capacity  # pods that find a place
+        self.again_after = 0.02  # from the first end of a container until it is started again
         self.scraped: Callable[[], None] = lambda: None  # told after each look at all pods
         self._random = random.Random(7)
         self._owned: dict[str, set[tuple[str, str]]] = defaultdict(set)  # pods by owner's uid
@@ -99,6 +101,7 @@ class Cluster:
         cpu: str = "500m",
         memory: str = "256Mi",
         port: int = 8080,
+        command: str = "/app",
         image: str = "web:1",
         labels: dict[str, str] | None = None,
         **spec: Any,
@@ -108,6 +111,7 @@ class Cluster:
         container = {
             "name": "app",
             "image": image,
+            "command": [command],
             "ports": [{"containerPort": port}],
             "resources": {"requests": {"cpu": cpu, "memory": memory}},
         }
@@ -152,7 +156,10 @@ class Cluster:
         self.server.update("Pod", name, change, namespace)
         pod = self.server.get("Pod", name, namespace)
         again = pod["status"]["containerStatuses"][0]["restartCount"] - 1
-        self._later(0.02 + 0.5 * again, lambda: self._run(namespace, name, pod["metadata"]["uid"]))
+        self._later(
+            self.again_after + 0.5 * again,
+            lambda: self._run(namespace, name, pod["metadata"]["uid"]),
+        )
 
     def sick(self, name: str, namespace: str = "default", *, well: bool = False) -> None:
         """Its readiness probe fails from now on."""
@@ -230,6 +237,9 @@ class Cluster:
         pod = self._pod(namespace, name, uid)
         if pod is None or _going(pod):
             return
+        if pod["spec"]["containers"][0].get("command") == [BROKEN]:
+            self._refuse(namespace, name)
+            return
 
         def run(pod: Json) -> None:
             status = pod["status"]
@@ -252,6 +262,17 @@ class Cluster:
         self.server.update("Pod", name, run, namespace)
         span = self.start_up(pod) if callable(self.start_up) else self.start_up
         self._later(span, lambda: self._get_ready(namespace, name, uid))
+
+    def _refuse(self, namespace: str, name: str) -> None:
+        """As containerd says it of a program that is not there."""
+        said = f'exec: "{BROKEN}": stat {BROKEN}: no such file or directory: unknown'
+
+        def refuse(pod: Json) -> None:
+            state = {"waiting": {"reason": "RunContainerError", "message": said}}
+            one = {"name": "app", "ready": False, "restartCount": 0, "lastState": {}}
+            pod["status"]["containerStatuses"] = [{**one, "state": state}]
+
+        self.server.update("Pod", name, refuse, namespace)
 
     def _get_ready(self, namespace: str, name: str, uid: str) -> None:
         pod = self._pod(namespace, name, uid)
