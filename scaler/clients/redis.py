@@ -54,6 +54,7 @@ class Redis:
                 socket_connect_timeout=seconds,
                 retry=Retry(NoBackoff(), 0),
                 decode_responses=True,
+                protocol=2,  # the next one hides that a password is missing
             )
         except ValueError as error:
             raise ConfigError(f"the address of Redis cannot be used: {error}") from None
