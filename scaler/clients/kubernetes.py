@@ -6,7 +6,7 @@ reading of kubeconfigs is used (`kube_login`), on the HTTP stack that everything
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from random import Random
 from typing import Any, Final, NoReturn
@@ -112,7 +112,9 @@ class Api:
             raise Unavailable(self._no_answer(f"GET {path}", error)) from error
         return answer.decode(errors="replace")
 
-    async def watch(self, path: str, *, span: timedelta, **query: str) -> AsyncIterator[Json]:
+    async def watch(
+        self, path: str, *, span: timedelta, **query: str
+    ) -> AsyncGenerator[Json, None]:
         """Events as they come, until the server ends the stream, after about `span`.
 
         The first is of type `OPENED` and ours: from here on the server tells what changes.
