@@ -14,7 +14,7 @@ from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from scaler import logs, plugins, policyfile
 from scaler.clients.http import HttpClient
@@ -36,7 +36,7 @@ from scaler.engine.manager import ScalingManager
 from scaler.engine.recorder import Recorder
 from scaler.engine.scheduler import Scheduler
 from scaler.engine.watched import Condition
-from scaler.errors import ConfigError, Refused, Unavailable
+from scaler.errors import Refused, Unavailable
 from scaler.interfaces import (
     Balancer,
     Closing,
@@ -53,6 +53,10 @@ from scaler.probes import open_probe
 from scaler.settings import Settings
 from scaler.stores.memory import MemoryStore
 
+if TYPE_CHECKING:
+    from scaler.clients.peers import Peers
+
+LOOK_EVERY: Final = timedelta(seconds=1)  # at the pod around a sidecar
 STATUS_EVERY: Final = timedelta(seconds=2)
 FORGET_EVERY: Final = timedelta(hours=1)
 LATE: Final = timedelta(seconds=30)  # no tick for so long, beyond three periods: not alive
@@ -108,6 +112,7 @@ class Daemon:
         self._tell = tell
         self.recorder = Recorder(store=store, clock=clock, tell=tell)
         context = Context(clock=clock, state_dir=settings.state_dir, random=Random())
+        self.peers = open_peers(settings, context)
         self.adapters = Installed(context)
         self.manager = ScalingManager(
             adapters=self.adapters,
@@ -193,6 +198,8 @@ class Daemon:
         ]
         if self.manager.health.busy:
             jobs.append(Job(name="probes", every=BEAT, run=self.manager.health.step))
+        if self.peers is not None:
+            jobs.append(Job(name="this pod", every=LOOK_EVERY, run=self.peers.samples.look_soon))
         if self._book.looks_at_labels:
             span = self.settings.labels.every
             jobs.append(Job(name="labels", every=span, run=self._look_at_labels_soon))
@@ -352,6 +359,17 @@ def _planned(decision: Decision) -> dict[str, Any]:
     return {**decision_to_dict(decision), "lines": list(explain.lines(decision))}
 
 
+def open_peers(settings: Settings, context: Context) -> "Peers | None":
+    """The pods that tell each other what they use, also as a part of `Context.shared`."""
+    if not settings.sidecar.listen:
+        return None
+    from scaler.clients import peers  # noqa: PLC0415 - only in a sidecar
+
+    opened = peers.opened(settings.sidecar, context.clock, context.random)
+    context.shared[peers.Peers] = opened
+    return opened
+
+
 def open_store(settings: Settings) -> Store:
     if settings.store == "memory":
         return MemoryStore()
@@ -408,14 +426,13 @@ def _both(
 
 
 async def serve(daemon: Daemon, stack: AsyncExitStack) -> None:
-    """Open the socket, and the port if one is set; both close with the stack.
+    """Open the socket, and the ports that are set; all close with the stack.
 
     Raises:
         Refused: another daemon answers there.
         ConfigError: it cannot be opened.
     """
-    from aiohttp import web  # noqa: PLC0415 - `run --once` does without
-
+    from scaler.api import listening  # noqa: PLC0415 - `run --once` does without
     from scaler.api.server import Api  # noqa: PLC0415
 
     settings = daemon.settings
@@ -430,36 +447,12 @@ async def serve(daemon: Daemon, stack: AsyncExitStack) -> None:
         alive=daemon.late,
         ready=daemon.unready,
     )
-    path = settings.socket
-    if await _answers(path):
-        raise Refused(f"another scaler answers at {path}; stop it, or set another socket")
-    runners = [web.AppRunner(api.application(), access_log=None, shutdown_timeout=1)]
-    if settings.http:
-        runners.append(web.AppRunner(api.probes(), access_log=None, shutdown_timeout=1))
-    for runner in runners:
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-    before = os.umask(0o117)  # 0660: the owner and the group may ask and command
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-        await web.UnixSite(runners[0], str(path)).start()
-        if settings.http:
-            host, _, port = settings.http.rpartition(":")
-            await web.TCPSite(runners[1], host.strip("[]"), int(port)).start()
-    except OSError as error:
-        raise ConfigError(f"cannot listen at {error.filename or settings.http}: {error}") from error
-    finally:
-        os.umask(before)
-    stack.callback(path.unlink, missing_ok=True)
+    ports = [(settings.http, api.probes())] if settings.http else []
+    if daemon.peers is not None:
+        from scaler.api import readings  # noqa: PLC0415 - only in a sidecar
 
-
-async def _answers(path: Path) -> bool:
-    try:
-        _, writer = await asyncio.open_unix_connection(path)
-    except OSError:
-        return False
-    writer.close()
-    return True
+        ports.append((settings.sidecar.listen, readings.application(daemon.peers)))
+    await listening.listen(settings.socket, api.application(), ports, stack)
 
 
 @contextmanager

@@ -8,9 +8,9 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -25,6 +25,7 @@ from scaler.errors import ConfigError
 
 FILES: Final = (Path("config/scaler.yaml"), Path("scaler.yaml"), Path("/etc/scaler/scaler.yaml"))
 PREFIX: Final = "SCALER_"
+ADDRESS: Final = r"^$|^[^\s:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"  # host and port, or nothing
 
 
 def _default_policies() -> Path:
@@ -91,6 +92,27 @@ class Notify(BaseModel):
     """Where the text stands in the JSON: `text` for Slack and Mattermost, `content` for Discord."""
 
 
+class Sidecar(BaseModel):
+    """What the pods of an application use, as those who scale it ask each other for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    listen: str = Field(default="", pattern=ADDRESS)
+    """`0.0.0.0:9109` answers the other pods there, each at the same port; off when empty."""
+    token_file: str = ""
+    """File with a secret that all pods share; read each time, so that it may be renewed."""
+
+    @model_validator(mode="after")
+    def _is_guarded(self) -> Self:
+        if self.listen and not self.token_file:
+            raise ValueError("listen is for those with the secret; write token_file: as well")
+        return self
+
+    @property
+    def port(self) -> int:
+        return int(self.listen.rpartition(":")[2])
+
+
 class Settings(BaseSettings):
     """Everything but policies."""
 
@@ -109,7 +131,7 @@ class Settings(BaseSettings):
     """Where the journal and what providers must remember are kept."""
     socket: Path = Field(default_factory=_socket)
     """Where the daemon listens for `scaler status` and the other commands."""
-    http: str = Field(default="", pattern=r"^$|^[^\s:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")
+    http: str = Field(default="", pattern=ADDRESS)
     """`127.0.0.1:9108` also answers /livez and /readyz there; off when empty."""
     act: bool = True
     """`false` decides and records for every policy, and changes nothing."""
@@ -125,6 +147,8 @@ class Settings(BaseSettings):
     """Policies in labels of containers and services; off unless a platform is named."""
     notify: Notify = Notify()
     """Who is told of restarts, and of what needs a person."""
+    sidecar: Sidecar = Sidecar()
+    """What the pods of an application tell each other; off unless an address is given."""
     log: Log = Log()
     """What is logged, and in which form."""
     origin: str = Field(default="defaults, no file", exclude=True)
@@ -185,7 +209,12 @@ def _explained(detail: ErrorDetails, document: located.Document) -> str:
     """A mistake to the document when it stands there; else where it comes from, in words."""
     where = tuple(detail["loc"])
     if detail["type"] == "extra_forbidden":
-        models: dict[Any, type[BaseModel]] = {"log": Log, "labels": Labels, "notify": Notify}
+        models: dict[Any, type[BaseModel]] = {
+            "log": Log,
+            "labels": Labels,
+            "notify": Notify,
+            "sidecar": Sidecar,
+        }
         model = models.get(where[0], Settings) if where[1:] else Settings
         message = mistakes.unknown(str(where[-1]), set(model.model_fields) - {"origin"})
     else:

@@ -10,7 +10,7 @@ from typing import Final
 from scaler.clients.pod_usage import PodUsage, Used
 from scaler.clock import Clock
 
-EVERY: Final = timedelta(seconds=1)  # between two looks
+MOST: Final = 10  # looks that are kept
 KEPT: Final = timedelta(seconds=5)
 SHORTEST: Final = timedelta(milliseconds=200)  # of a rate; shorter spans are mostly noise
 NOT_YET: Final = "seen for the first time just now; the next look has a number"
@@ -37,7 +37,7 @@ class PodSamples:
         self.missing = NOT_YET
         self._clock = clock
         self._usage = usage
-        self._points: deque[Point] = deque(maxlen=KEPT // EVERY + 1)
+        self._points: deque[Point] = deque(maxlen=MOST)
         self._before: tuple[timedelta, Found] | None = None
         self._looking: asyncio.Task[None] | None = None
 
