@@ -1,26 +1,23 @@
 """CPU and memory of pods, as metrics.k8s.io has them.
 
 Samples carry the moment and window of the metrics-server, so numbers that stand still grow old and
-are no data in the end. Without a word about it 100 % is what the containers request, as for the
-HorizontalPodAutoscaler.
+are no data in the end.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from scaler import mistakes
-from scaler.clients.kube_metrics import Gauge, Usage
+from scaler.clients.kube_metrics import Gauge
+from scaler.clients.kube_reading import PodReading
 from scaler.clients.kubernetes import Api, Clusters
 from scaler.clients.notices import Notices
 from scaler.core.document import Source, Target
-from scaler.core.model import Fleet, Instance, Reading, Sample, State
+from scaler.core.model import Fleet, Reading, State
 from scaler.core.policy import Metric
-from scaler.errors import ConfigError, ScalerError
+from scaler.errors import ScalerError
 from scaler.interfaces import Context
 
-METRICS: Final = ("cpu", "memory")
 OLD: Final = timedelta(minutes=1)  # numbers that are no answer any more when nobody answers
 
 
@@ -61,16 +58,14 @@ class KubernetesMetrics:
         self._target = target
         self._gauges = gauges
         self._gauge: Gauge | None = None
-        of = metric.of if "of" in metric.model_fields_set else "request"
-        self._base = f"{metric.name}_limit" if of == "limit" else metric.name
-        self._noun = f"{of} of {metric.name}"
+        self._reading = PodReading(metric, target.container)
 
     async def read(self, fleet: Fleet, since: datetime, now: datetime) -> Reading:  # noqa: ARG002 - a gauge has no past
         name = self._metric.name
         running = [i for i in fleet.instances if i.state is State.RUNNING]
         if not running:
             return Reading(metric=name, missing="no pod is running")
-        if why := self._baseless(running):
+        if why := self._reading.baseless(running):
             return Reading(metric=name, missing=why)
         try:
             if self._gauge is None:
@@ -79,51 +74,11 @@ class KubernetesMetrics:
             pods = await self._gauge.look(fleet.target, [i.id for i in running])
         except ScalerError as error:
             return Reading(metric=name, missing=str(error))
-        samples = self._samples(running, pods, now)
+        samples = self._reading.samples(running, pods, now)
         if self._gauge.trouble and all(now - sample.at > OLD for sample in samples):
             return Reading(metric=name, missing=self._gauge.trouble)
         missing = None if samples else "metrics.k8s.io has no numbers of these pods yet"
         return Reading(metric=name, samples=samples, missing=missing)
-
-    def _baseless(self, running: Sequence[Instance]) -> str:
-        """Whose containers do not say what 100 % is, when that is needed."""
-        goal = self._metric.keep
-        if goal is not None and goal.utilization is None:
-            return ""
-        without = next((i.id for i in running if not i.bases.get(self._base)), None)
-        if without is None:
-            return ""
-        which = self._target.container or "each container"
-        return (
-            f"{without} has no {self._noun}, so no share of it can be told; set it for {which} in "
-            "the pod template, or write value: in place of a percentage"
-        )
-
-    def _samples(
-        self, running: Sequence[Instance], pods: Mapping[str, Usage], now: datetime
-    ) -> tuple[Sample, ...]:
-        samples = []
-        for instance in running:
-            usage = pods.get(instance.id)
-            if usage is None or (value := self._value(usage)) is None:
-                continue
-            samples.append(
-                Sample(
-                    at=min(usage.at, now),  # the server's clock may be ahead of ours
-                    value=value,
-                    instance=instance.id,
-                    base=instance.bases.get(self._base),
-                    window=usage.window,
-                )
-            )
-        return tuple(samples)
-
-    def _value(self, usage: Usage) -> float | None:
-        """Of the chosen container, or of all together."""
-        which = METRICS.index(self._metric.name) + 1
-        only = self._target.container
-        amounts = [float(c[which]) for c in usage.containers if only in ("", c[0])]
-        return sum(amounts) if amounts else None
 
     async def aclose(self) -> None:
         if self._gauge is not None:
@@ -134,16 +89,6 @@ class _Plugin:
     source = KubernetesSource
 
     def open(self, metric: Metric, target: Target, context: Context) -> KubernetesMetrics:
-        if metric.name not in METRICS:
-            remedy = mistakes.meant(metric.name, METRICS) or "known are cpu, memory"
-            raise ConfigError(
-                f'kubernetes has no metric "{metric.name}"; {remedy} or name a source for it'
-            )
-        if metric.of == "host":
-            raise ConfigError(
-                f"{metric.name}: how large nodes are needs a right on the whole cluster; write of: "
-                "request or of: limit"
-            )
         shared = context.shared
         clusters = shared.setdefault(Clusters, Clusters(context.clock, context.random))
         notices = shared.setdefault(Notices, Notices())
