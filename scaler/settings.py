@@ -123,6 +123,11 @@ class Lease(BaseModel):
             raise ValueError("redis_url is missing; write redis_url: redis://HOST:6379/0")
         return self
 
+    @property
+    def on_kubernetes(self) -> str:
+        """The name of the Lease object; empty when there is none."""
+        return self.name if self.store == "kubernetes" else ""
+
 
 class Sidecar(BaseModel):
     """What the pods of an application use, as those who scale it ask each other for it."""
