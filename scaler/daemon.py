@@ -14,86 +14,36 @@ from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from scaler import logs, plugins, policyfile
-from scaler.clients.http import HttpClient
+from scaler import logs, policyfile
 from scaler.clients.notify import Notifier
 from scaler.clients.webhook import Webhook
 from scaler.clock import SystemClock
 from scaler.core import explain
-from scaler.core.document import Balancer as BalancerRules
-from scaler.core.document import Target
-from scaler.core.healthpolicy import Probe
 from scaler.core.journal import Entry, Kind, decision_to_dict
 from scaler.core.model import Decision, History
-from scaler.core.policy import Metric, Policy
+from scaler.core.policy import Policy
 from scaler.engine import status
 from scaler.engine.commands import Commands
 from scaler.engine.health import BEAT
 from scaler.engine.jobs import Job
+from scaler.engine.leader import Leadership
 from scaler.engine.manager import ScalingManager
 from scaler.engine.recorder import Recorder
 from scaler.engine.scheduler import Scheduler
 from scaler.engine.watched import Condition
 from scaler.errors import Refused, Unavailable
-from scaler.interfaces import (
-    Balancer,
-    Closing,
-    Context,
-    HealthProbe,
-    MetricSource,
-    Platforms,
-    Provider,
-    Store,
-)
+from scaler.installed import Installed, open_lease, open_peers, open_store
+from scaler.interfaces import Context, Lease, Store
 from scaler.located import Problem
 from scaler.policybook import PolicyBook
-from scaler.probes import open_probe
 from scaler.settings import Settings
-from scaler.stores.memory import MemoryStore
-
-if TYPE_CHECKING:
-    from scaler.clients.peers import Peers
 
 LOOK_EVERY: Final = timedelta(seconds=1)  # at the pod around a sidecar
 STATUS_EVERY: Final = timedelta(seconds=2)
 FORGET_EVERY: Final = timedelta(hours=1)
 LATE: Final = timedelta(seconds=30)  # no tick for so long, beyond three periods: not alive
-
-
-class Installed:
-    """The adapters that are installed, each connection opened when it is first needed."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        context.shared[Platforms] = Platforms(self.provider)
-        self._providers: dict[str, Provider[Any]] = {}
-        self._http = HttpClient()
-
-    def provider(self, kind: str) -> Provider[Any]:
-        if kind not in self._providers:
-            self._providers[kind] = plugins.provider(kind).open(self._context)
-        return self._providers[kind]
-
-    def source(self, metric: Metric, target: Target) -> MetricSource:
-        kind = metric.source.kind
-        plugin = plugins.source(target.kind if kind == "platform" else kind)
-        return plugin.open(metric, target, self._context)
-
-    def probe(self, probe: Probe, kind: str) -> HealthProbe:
-        return open_probe(probe, self._http, lambda: self.provider(kind) if kind else None)
-
-    def balancer(self, rules: BalancerRules, target: Target) -> Balancer:
-        return plugins.balancer(rules.kind).open(rules, target, self._context)
-
-    async def aclose(self) -> None:
-        for provider in self._providers.values():
-            await provider.aclose()
-        for client in reversed(self._context.shared.values()):  # who uses before who is used
-            if isinstance(client, Closing):
-                await client.aclose()
-        await self._http.aclose()
 
 
 class Daemon:
@@ -110,10 +60,13 @@ class Daemon:
         self.settings = settings
         self.clock = clock
         self._tell = tell
+        self._random = Random()
         self.recorder = Recorder(store=store, clock=clock, tell=tell)
-        context = Context(clock=clock, state_dir=settings.state_dir, random=Random())
+        context = Context(clock=clock, state_dir=settings.state_dir, random=self._random)
         self.peers = open_peers(settings, context)
         self.adapters = Installed(context)
+        lease = open_lease(settings, context)
+        self.leadership = None if lease is None else self._candidate(lease)
         self.manager = ScalingManager(
             adapters=self.adapters,
             recorder=self.recorder,
@@ -121,6 +74,7 @@ class Daemon:
             tell=tell,
             act=settings.act,
             deadline=settings.deadline,
+            leadership=self.leadership,
         )
         self._notifier = Notifier(clock)
         self._scheduler = Scheduler(clock, self._stepped)
@@ -130,8 +84,28 @@ class Daemon:
         self._started_at = clock.now()
         self._started = self._ready = False
         self._reloading = asyncio.Lock()
+        self._leading: asyncio.Task[None] | None = None
         self._running: set[asyncio.Future[object]] = set()
         self._end = asyncio.Event()
+
+    def _candidate(self, lease: Lease) -> Leadership:
+        wanted = self.settings.lease
+        return Leadership(
+            lease,
+            holder=f"{wanted.holder}-{self._random.getrandbits(32):08x}",  # another in each life
+            ttl=wanted.ttl,
+            clock=self.clock,
+            random=self._random,
+            gained=self._leads_now,
+            lost=self._leads_no_longer,
+        )
+
+    def _leads_now(self) -> None:
+        self.note(Kind.NOTICED, "leads now: what is decided here is done")
+        self.manager.take_over()
+
+    def _leads_no_longer(self, why: str) -> None:
+        self.note(Kind.NOTICED, f"no longer leads, decisions are not carried out: {why}", ok=False)
 
     async def start(self) -> None:
         """Read the policies and what is remembered; nothing is touched yet.
@@ -160,7 +134,10 @@ class Daemon:
         return histories
 
     async def once(self) -> None:
-        """A single look at every target, and what follows from it."""
+        """A single look at every target, and what follows from it if this daemon leads."""
+        if self.leadership is not None:
+            self._leading = self.leadership.start()
+            await self.leadership.asked()
         for wait in (timedelta(seconds=1), timedelta()):  # a source may need two looks
             looks = self.manager.tick()
             await asyncio.gather(*looks)
@@ -175,17 +152,21 @@ class Daemon:
         self.begin()
         watcher = asyncio.create_task(self._follow_files(), name="policy files")
         ended = asyncio.create_task(self._end.wait(), name="end")
-        done, _ = await asyncio.wait({watcher, ended}, return_when=asyncio.FIRST_COMPLETED)
+        needed = {watcher, ended} | ({self._leading} if self._leading else set())
+        done, _ = await asyncio.wait(needed, return_when=asyncio.FIRST_COMPLETED)
         watcher.cancel()
         ended.cancel()
         await asyncio.gather(watcher, ended, return_exceptions=True)
-        if watcher in done and not self._end.is_set():
-            watcher.result()
+        if not self._end.is_set():
+            for task in done:
+                task.result()
 
     def begin(self) -> None:
         """Everything periodic runs from here on."""
         self._scheduler.apply(self._jobs())
         self._scheduler.start()
+        if self.leadership is not None:
+            self._leading = self.leadership.start()
         self._ready = True
         self._notifier.ready(status.overview(self.manager.watched))
 
@@ -314,6 +295,7 @@ class Daemon:
             "pid": os.getpid(),
             "started_at": self._started_at.isoformat(),
             "act": self.settings.act,
+            "leadership": self.leadership.words() if self.leadership else "",
             "troubles": troubles,
         }
 
@@ -326,6 +308,8 @@ class Daemon:
         self._notifier.stopping()
         await self._scheduler.stop()
         await self.manager.drain(self.settings.drain)
+        if self.leadership is not None:
+            await self.leadership.aclose()  # nothing is under way any more
         if self._started:
             self.note(Kind.STOPPED, "scaler stopped; what runs keeps running")
         await self.recorder.aclose(timedelta(seconds=5))
@@ -357,25 +341,6 @@ def _difference(
 
 def _planned(decision: Decision) -> dict[str, Any]:
     return {**decision_to_dict(decision), "lines": list(explain.lines(decision))}
-
-
-def open_peers(settings: Settings, context: Context) -> "Peers | None":
-    """The pods that tell each other what they use, also as a part of `Context.shared`."""
-    if not settings.sidecar.listen:
-        return None
-    from scaler.clients import peers  # noqa: PLC0415 - only in a sidecar
-
-    opened = peers.opened(settings.sidecar, context.clock, context.random)
-    context.shared[peers.Peers] = opened
-    return opened
-
-
-def open_store(settings: Settings) -> Store:
-    if settings.store == "memory":
-        return MemoryStore()
-    from scaler.stores.sqlite import SqliteStore  # noqa: PLC0415 - only where it is used
-
-    return SqliteStore(settings.state_dir / "scaler.db")
 
 
 def main(settings: Settings, *, once: bool = False) -> int:

@@ -226,6 +226,61 @@ class Store(Protocol):
     async def aclose(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Leave to act, until a moment on the monotonic clock of whoever holds it."""
+
+    holder: str
+    fence: int  # grows with every new holder
+    until: timedelta  # nobody else is granted the lease before; counted from before it was asked
+
+
+class Lease(Protocol):
+    """One record that many ask for and one holds, so that only one of them acts.
+
+    Clocks are never compared. Who waits for the end of a term measures it alone, from when it saw
+    the record change last, so a term ends for its holder first. A holder's name is used by no
+    other process and by no later life of the same one.
+    """
+
+    holder: str
+    """Who held it when that was asked last; empty when nobody did."""
+
+    async def acquire(self, holder: str, ttl: timedelta) -> Grant | None:
+        """Take it if it is free, or held by `holder` already; None when somebody else holds it.
+
+        Raises:
+            ScalerError: nobody knows whether it was taken; asking again is safe.
+        """
+        ...
+
+    async def renew(self, grant: Grant, ttl: timedelta) -> Grant | None:
+        """A later end for the same term; None when it is over and another may hold the lease.
+
+        Raises:
+            ScalerError: not renewed as far as anybody knows; `grant` ends when it says.
+        """
+        ...
+
+    async def release(self, grant: Grant) -> None:
+        """Give it back, so that others need not wait. Whoever calls this acts no more.
+
+        Raises:
+            ScalerError: perhaps it was not given back; it ends by itself.
+        """
+        ...
+
+    async def freed(self, patience: timedelta) -> None:
+        """Return when it was given back or its term may be over, or when `patience` is over.
+
+        Raises:
+            ScalerError: this cannot be watched now; ask again in a while.
+        """
+        ...
+
+    async def aclose(self) -> None: ...
+
+
 class Adapters(Protocol):
     """Where the engine gets its adapters: the installed ones, or those of a simulated world."""
 

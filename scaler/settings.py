@@ -5,10 +5,11 @@ A value comes from the command line, else from the environment (`SCALER_STATE_DI
 """
 
 import os
+import socket
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -113,6 +114,37 @@ class Sidecar(BaseModel):
         return int(self.listen.rpartition(":")[2])
 
 
+class Lease(BaseModel):
+    """Which of several daemons on the same targets acts; the others follow, ready to take over."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    store: Literal["none", "kubernetes", "redis"] = "none"
+    """Where the lease is kept. `none`: no other daemon acts on these targets."""
+    name: str = Field(default="scaler", pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")
+    """Daemons that share a name share the lease."""
+    ttl: Annotated[Span, Field(ge=timedelta(seconds=3), le=timedelta(minutes=5))] = timedelta(
+        seconds=15
+    )
+    """How long a daemon that died is waited for. One call to a platform may take a third of it."""
+    holder: str = Field(
+        default_factory=lambda: os.environ.get("POD_NAME") or socket.gethostname(), max_length=200
+    )
+    """What others call this daemon, for people; the pod's name, else the machine's."""
+    namespace: str = ""
+    """Of the Lease object; empty is the daemon's own."""
+    context: str = ""
+    """Of the kubeconfig; empty is the cluster that the daemon runs in, else the current one."""
+    redis_url: SecretStr = SecretStr("")
+    """As in `redis://:password@host:6379/0`, `rediss://...` or `unix:///run/redis.sock`."""
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if self.store == "redis" and not self.redis_url.get_secret_value():
+            raise ValueError("redis_url is missing; write redis_url: redis://HOST:6379/0")
+        return self
+
+
 class Settings(BaseSettings):
     """Everything but policies."""
 
@@ -149,6 +181,8 @@ class Settings(BaseSettings):
     """Who is told of restarts, and of what needs a person."""
     sidecar: Sidecar = Sidecar()
     """What the pods of an application tell each other; off unless an address is given."""
+    lease: Lease = Lease()
+    """Which of several daemons on the same targets acts; without one, this daemon does."""
     log: Log = Log()
     """What is logged, and in which form."""
     origin: str = Field(default="defaults, no file", exclude=True)
@@ -214,6 +248,7 @@ def _explained(detail: ErrorDetails, document: located.Document) -> str:
             "labels": Labels,
             "notify": Notify,
             "sidecar": Sidecar,
+            "lease": Lease,
         }
         model = models.get(where[0], Settings) if where[1:] else Settings
         message = mistakes.unknown(str(where[-1]), set(model.model_fields) - {"origin"})

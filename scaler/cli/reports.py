@@ -104,6 +104,8 @@ def status(answer: Mapping[str, Any], *, with_instances: bool) -> str:
         if with_instances:
             lines += ["", target["because"], "", _instances(target)]
     daemon = answer["daemon"]
+    if daemon["leadership"]:
+        lines.append(f"this daemon: {daemon['leadership']}")
     lines += [f"! {trouble}" for trouble in daemon["troubles"]]
     return "\n".join(lines)
 

@@ -13,11 +13,12 @@ from scaler import mistakes
 from scaler.clients import kube_fleet, kube_seen
 from scaler.clients.kube_mirror import Mirror
 from scaler.clients.kube_resource import Resource
+from scaler.clients.kube_scales import Scales
 from scaler.clients.kube_seen import Owner, Pod, ReplicaSet, Workload
 from scaler.clients.kubernetes import Api
 from scaler.clients.notices import Notices
 from scaler.core.model import Instance
-from scaler.errors import NotFound
+from scaler.errors import NotFound, Unsupported
 
 SETS: Final = Resource("apps", "v1", "replicasets", "ReplicaSet")
 
@@ -46,8 +47,7 @@ class Desk:
         self._pods: defaultdict[str, dict[str, Pod]] = defaultdict(dict)  # by owner's uid
         self._set_of: defaultdict[str, dict[str, ReplicaSet]] = defaultdict(dict)
         self._owner_of_set: dict[str, str] = {}
-        self._selectors: dict[str, Mapping[str, str]] = {}  # by uid
-        self._owners: dict[tuple[str, str, str], Owner] = {}
+        self._owners: defaultdict[tuple[str, str, str], dict[str, Owner]] = defaultdict(dict)
         core = f"/api/v1/namespaces/{namespace}"
         scaling = f"/apis/autoscaling/v2/namespaces/{namespace}"
         self.pods: Mirror[Pod] = Mirror(
@@ -59,6 +59,7 @@ class Desk:
             trim=kube_seen.owner,
             changed=self._owner_changed,
         )
+        self._scales = Scales(api, namespace, self.pods)
         self._sets: Mirror[ReplicaSet] | None = None
 
     async def look(
@@ -73,6 +74,7 @@ class Desk:
 
         Raises:
             NotFound: there is none of this name.
+            Unsupported: its count is not its own.
             ScalerError: nothing is known now.
         """
         mirror = await self._mirror(resource)
@@ -80,13 +82,19 @@ class Desk:
         if found is None:
             hint = mistakes.meant(name, mirror.items) or f"it has {_some(mirror.items)}"
             raise NotFound(f"namespace {self.namespace} has no {resource.kind} {name}; {hint}")
+        if resource.kind == "ReplicaSet" and found.part_of:
+            raise Unsupported(
+                f"ReplicaSet {name} is a part of {found.part_of}, which sets its count; name that "
+                "in the policy"
+            )
         self._follow(resource, found, policy)
-        if resource.group != "apps" and not found.labels:
-            found = await self._with_selector(resource, found)
+        if resource.group != "apps":
+            found = await self._scales.read(resource, found)
         found = replace(found, replicas=count(found))
-        owner = self._owners.get((resource.group, resource.kind, name))
+        owners = self._owners.get((resource.group, resource.kind, name), {}).values()
+        owner = " and ".join(sorted(one.words for one in owners))
         pods, instances, rollout = self._fleet(resource, found, container)
-        return Seen(found, instances, tuple(pods), rollout, owner.words if owner else "")
+        return Seen(found, instances, tuple(pods), rollout, owner)
 
     def newest(self, resource: Resource, name: str) -> Workload | None:
         """As it stands in the mirror, without a look at anything else."""
@@ -120,36 +128,24 @@ class Desk:
             mirror.insist()
         return self._workloads[resource]
 
-    async def _with_selector(self, resource: Resource, found: Workload) -> Workload:
-        """Its pods by what its Scale says, asked once: a kind of somebody's own may keep it there.
-
-        Raises:
-            ScalerError: the server does not say.
-        """
-        if found.uid not in self._selectors:
-            path = f"{resource.path(self.namespace)}/{found.name}/scale"
-            scale = await self.api.get(path)
-            written = str(scale.get("status", {}).get("selector", ""))
-            pairs = (part.partition("=") for part in written.split(","))
-            self._selectors[found.uid] = {key: value for key, _, value in pairs if value}
-        return replace(found, labels=self._selectors[found.uid])
-
     def _fleet(
         self, resource: Resource, found: Workload, container: str
     ) -> tuple[Sequence[Pod], tuple[Instance, ...], str]:
         if resource.kind == "Deployment":
-            sets = tuple(self._set_of[found.uid].values())
-            by_set = {one.uid: tuple(self._pods[one.uid].values()) for one in sets}
+            sets = tuple(self._set_of.get(found.uid, {}).values())
+            by_set = {one.uid: self._pods_of(one.uid) for one in sets}
             pods = [pod for some in by_set.values() for pod in some]
             return pods, *kube_fleet.of_deployment(found, sets, by_set, container)
         if resource.group == "apps":
-            pods = list(self._pods[found.uid].values())
+            pods = self._pods_of(found.uid)
             if resource.kind == "StatefulSet":
                 return pods, *kube_fleet.of_stateful_set(found, pods, container)
             return pods, kube_fleet.of_pods(found, pods, container), ""
-        wanted = found.labels.items()
-        pods = [p for p in self.pods.items.values() if wanted and wanted <= p.labels.items()]
+        pods = self._scales.pods(found)
         return pods, kube_fleet.of_pods(found, pods, container), ""
+
+    def _pods_of(self, uid: str) -> list[Pod]:
+        return list(self._pods.get(uid, {}).values())
 
     def _follow(self, resource: Resource, found: Workload, policy: str) -> None:
         self._followers[found.uid].add(policy)
@@ -169,6 +165,8 @@ class Desk:
         if new is not None:
             self._pods[new.owner][new.name] = new
         self._tell(self._owner_of_set.get(pod.owner, pod.owner))
+        for uid in self._scales.changed(old, new):
+            self._tell(uid)
 
     def _set_changed(self, old: ReplicaSet | None, new: ReplicaSet | None) -> None:
         if old is not None:
@@ -192,6 +190,7 @@ class Desk:
                     self._notices.notify(policy)
                 if old is not None:
                     self._followers.pop(old.uid, None)
+                    self._scales.forget(old.uid)
             elif new.replicas != old.replicas:
                 self._tell(one.uid)
 
@@ -201,11 +200,10 @@ class Desk:
         for one in (old, new):
             if one is None:
                 continue
-            key = one.group, one.kind, one.target
-            if one is old:
-                self._owners.pop(key, None)
-            else:
-                self._owners[key] = one
+            of_target = self._owners[one.group, one.kind, one.target]
+            of_target.pop(one.name, None)
+            if one is new:
+                of_target[one.name] = one
             for policy in self._named.get((one.kind, one.target), ()):
                 self._notices.notify(policy)
 

@@ -15,6 +15,7 @@ from scaler.clients.kube_resource import Resource
 from scaler.clients.kubernetes import MERGE
 from scaler.clock import Clock
 from scaler.core.journal import Entry, Kind
+from scaler.core.model import Decision
 from scaler.errors import NotFound, ScalerError
 
 QUIET: Final = timedelta(minutes=1)  # between two writes about the same
@@ -55,17 +56,22 @@ def reason(entry: Entry) -> tuple[str, bool]:
         if "scale to" in said:
             return "Scaled", False
         return ("RestartedUnhealthy", True) if "restart" in said else ("", False)
-    if entry.kind is Kind.PARKED:
-        return ("ManagedElsewhere" if "managed elsewhere" in said else "Parked"), True
-    if entry.kind is Kind.DEFERRED:
-        return ("ScaleFailed" if "scale to" in said else ""), True
-    decision = entry.decision
-    if entry.kind is Kind.DECIDED and decision is not None:
-        if any(step.rule == "missing" for step in decision.steps):
-            return "MetricsMissing", True
-        limited = decision.steps[-1].rule == "bound" and decision.wishes
-        return ("ScaleLimited" if limited else ""), True
+    if entry.kind in (Kind.PARKED, Kind.DEFERRED):
+        if "decides on the count" in said or "managed elsewhere" in said:
+            return "ManagedElsewhere", True
+        parked = "Parked" if entry.kind is Kind.PARKED else ""
+        return ("ScaleFailed" if "scale to" in said else parked), True
+    if entry.kind is Kind.DECIDED and entry.decision is not None:
+        return _of_decision(entry.decision), True
     return "", False
+
+
+def _of_decision(decision: Decision) -> str:
+    """What kept the count from being what the metrics ask for."""
+    rules = {step.rule for step in decision.steps if step.before != step.after}
+    if "missing" in rules or (decision.wishes and all(w.blocks for w in decision.wishes)):
+        return "MetricsMissing"
+    return "ScaleLimited" if "bound" in rules and decision.wishes else ""
 
 
 class Events:

@@ -50,7 +50,8 @@ def of_stateful_set(
     old = frozenset(p.uid for p in there if found.revision and p.revision != found.revision)
     updated = len(there) - len(old)
     words = f"{updated} of {meant} pods updated" if old and updated < meant else ""
-    kept = [replace(p, going=p.going or _ordinal(p) >= found.replicas) for p in pods]
+    end = found.first + found.replicas
+    kept = [replace(p, going=p.going or not found.first <= _ordinal(p) < end) for p in pods]
     return _instances(kept, container, old, ranked=True), words
 
 

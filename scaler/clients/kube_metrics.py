@@ -74,10 +74,15 @@ class Gauge:
             now = clock.monotonic()
             news = await self._ask()
             self._first.set()
-            await clock.sleep(rhythm.next(now, news=bool(news)))
             for policy, pods in self._readers.items() if news else ():
                 if not news.isdisjoint(pods):
                     self._notices.notify(policy)
+            await clock.sleep(rhythm.next(now, news=bool(news), window=self._window()))
+
+    def _window(self) -> timedelta:
+        """Over which the server measures, which is about as long as it waits between two looks."""
+        windows = sorted(usage.window for usage in self.pods.values())
+        return windows[len(windows) // 2] if windows else timedelta()
 
     async def _ask(self) -> set[str]:
         """Which pods have newer numbers than before."""
@@ -118,8 +123,11 @@ class Rhythm:
         self._fruitless = 0  # questions since something new
         self._at_once = 0  # rounds in a row whose first question was too late
 
-    def next(self, now: timedelta, *, news: bool) -> timedelta:
-        """How long to wait after a question at `now`, which brought something new or did not."""
+    def next(self, now: timedelta, *, news: bool, window: timedelta = timedelta()) -> timedelta:
+        """How long to wait after a question at `now`, which brought something new or did not.
+
+        The first guess of the period is the `window` of the first numbers.
+        """
         if not news:
             self._fruitless += 1
             beyond = max(0, self._fruitless - MOST_STEPS)
@@ -128,6 +136,8 @@ class Rhythm:
             return self._gap
         if self._seen_at is not None:
             self._learn(now - self._seen_at)
+        elif window:
+            self._wait = min(max(window - STEP, STEP), LONGEST)
         self._seen_at, self._fruitless = now, 0
         return self._wait
 

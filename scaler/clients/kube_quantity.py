@@ -23,7 +23,7 @@ _FACTORS: Final = {
     "Pi": Decimal(2**50),
     "Ei": Decimal(2**60),
 }
-_WRITTEN: Final = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)([numkMGTPE]?i?)")
+_WRITTEN: Final = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)([numkKMGTPE]?i?)")
 
 
 @lru_cache(maxsize=4096)

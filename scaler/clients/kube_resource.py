@@ -2,9 +2,9 @@
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from scaler.clients.kubernetes import Api
+from scaler.clients.kubernetes import Api, Json
 from scaler.errors import NotFound, Unsupported
 
 SELF: Final = "self"
@@ -85,10 +85,16 @@ async def find(api: Api, written: Written) -> Resource:
     """
     if written.group == "apps":
         return Resource("apps", "v1", written.plural, _KINDS[written.plural])
-    about = await api.get(f"/apis/{written.group}")
-    version = str(about.get("preferredVersion", {}).get("version", ""))
-    listed = await api.get(f"/apis/{written.group}/{version}")
-    resources = {str(one.get("name")): one for one in listed.get("resources", ())}
+    try:
+        about = await api.get(f"/apis/{written.group}")
+    except NotFound as error:
+        raise NotFound(
+            f"the server knows no group {written.group}; is its definition installed?"
+        ) from error
+    version = str(_map(about.get("preferredVersion")).get("version", ""))
+    listed = (await api.get(f"/apis/{written.group}/{version}")).get("resources")
+    every = map(_map, listed if isinstance(listed, list) else ())
+    resources = {str(one.get("name")): one for one in every}
     for plural, one in resources.items():
         names = (plural, str(one.get("singularName")), str(one.get("kind", "")).lower())
         if "/" not in plural and written.plural in names:
@@ -100,3 +106,7 @@ async def find(api: Api, written: Written) -> Resource:
             return Resource(written.group, version, plural, str(one.get("kind", "")))
     known = ", ".join(sorted(name for name in resources if "/" not in name)) or "nothing"
     raise NotFound(f"{written.group}/{version} has no {written.plural}; it has {known}")
+
+
+def _map(found: Any) -> Json:
+    return found if isinstance(found, dict) else {}

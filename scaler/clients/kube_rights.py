@@ -159,7 +159,7 @@ def _restarts(policy: Policy) -> list[Right]:
 
 def _of_lease(name: str) -> list[Right]:
     group, kind = "coordination.k8s.io", "leases"
-    verbs = ("get", "list", "watch", "update")
+    verbs = ("get", "watch", "update")
     return [*_rights(group, kind, verbs, LEAD, name), *_rights(group, kind, ("create",), LEAD)]
 
 

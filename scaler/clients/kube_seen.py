@@ -5,6 +5,7 @@ kept once. What an API server may leave out or write strangely becomes nothing, 
 """
 
 import signal
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -44,11 +45,10 @@ class Workload:
     replicas: int
     version: str = field(compare=False)  # grows with every heartbeat of a status
     set_by: str = ""  # who set `replicas` last; empty when we did
-    labels: Mapping[str, str] = field(default_factory=dict)  # that its pods carry
-    updated: int = 0  # pods of the newest template
+    part_of: str = ""  # what controls it, and so its count: "Deployment web"
     revision: str = ""  # of a StatefulSet: its newest template
     kept: int = 0  # of a StatefulSet: pods that an update leaves alone
-    going: bool = False
+    first: int = 0  # of a StatefulSet: its lowest ordinal
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,26 +94,30 @@ class Owner:
     kind: str
     group: str
     target: str
-
-    words: str
+    words: str  # for people: "HorizontalPodAutoscaler web"
 
 
 def workload(item: Json) -> Workload:
     meta, spec, status = _map(item, "metadata"), _map(item, "spec"), _map(item, "status")
-    update = _map(_map(spec, "updateStrategy"), "rollingUpdate")
-    replicas = spec.get("replicas")
+    controller, replicas = _controller(meta), spec.get("replicas")
     return Workload(
         name=_text(meta, "name"),
         uid=_text(meta, "uid"),
         replicas=1 if replicas is None else _number(spec, "replicas"),
         version=_text(meta, "resourceVersion"),
         set_by=_set_by(meta),
-        labels=_shared(tuple(sorted(_labels(_map(spec, "selector"), "matchLabels").items()))),
-        updated=_number(status, "updatedReplicas"),
+        part_of=f"{_text(controller, 'kind')} {_text(controller, 'name')}" if controller else "",
         revision=intern(_text(status, "updateRevision")),
-        kept=_number(update, "partition"),
-        going="deletionTimestamp" in meta,
+        kept=_kept(_map(spec, "updateStrategy")),
+        first=_number(_map(spec, "ordinals"), "start"),
     )
+
+
+def _kept(update: Json) -> int:
+    """Pods that stay at their template until somebody deletes them or moves the partition."""
+    if update.get("type") == "OnDelete":
+        return sys.maxsize
+    return _number(_map(update, "rollingUpdate"), "partition")
 
 
 def _set_by(meta: Json) -> str:
@@ -127,13 +131,23 @@ def _set_by(meta: Json) -> str:
     return "" if manager == MANAGER else intern(manager)
 
 
+def order(version: str) -> int:
+    """A version as a number; since 1.35 they are documented to be ordered like that."""
+    return int(version) if version.isdecimal() else 0
+
+
+def newer(version: str, known: str) -> bool:
+    """Whether it is another than `known`, and not an older one as far as anybody can tell."""
+    return version != known and order(version) >= order(known)
+
+
 def replica_set(item: Json) -> ReplicaSet:
     meta = _map(item, "metadata")
     revision = _text(_map(meta, "annotations"), _REVISION)
     return ReplicaSet(
         name=_text(meta, "name"),
         uid=_text(meta, "uid"),
-        owner=_controller(meta),
+        owner=_text(_controller(meta), "uid"),
         revision=int(revision) if revision.isdigit() else 0,
         replicas=_number(_map(item, "spec"), "replicas"),
     )
@@ -170,7 +184,7 @@ def pod(item: Json) -> Pod:
     return Pod(
         name=_text(meta, "name"),
         uid=_text(meta, "uid"),
-        owner=_controller(meta),
+        owner=_text(_controller(meta), "uid"),
         phase=intern(_text(status, "phase")),
         node=intern(_text(spec, "nodeName")),
         created_at=_moment(meta, "creationTimestamp"),
@@ -179,7 +193,7 @@ def pod(item: Json) -> Pod:
         ready_at=_moment(ready, "lastTransitionTime"),
         going="deletionTimestamp" in meta,
         starts=sum(_number(s, "restartCount") for s in statuses),
-        waits=_waits(status, statuses, conditions),
+        waits=_waits(status, [*_first(status, spec), *statuses], conditions),
         revision=intern(labels.get(_STATEFUL_HASH, "")),
         address=_text(status, "podIP"),
         cost=intern(_text(annotations, COST)),
@@ -187,6 +201,12 @@ def pod(item: Json) -> Pod:
         containers=_containers(spec),
         labels=_shared(tuple(sorted(labels.items()))),
     )
+
+
+def _first(status: Json, spec: Json) -> list[Json]:
+    """Init containers that have not done their work yet, for which all others wait."""
+    found = [s for s in _items(status, "initContainerStatuses") if not _is_sidecar(s, spec)]
+    return [s for s in found if _map(_map(s, "state"), "terminated").get("exitCode") != 0]
 
 
 def _is_sidecar(status: Json, spec: Json) -> bool:
@@ -277,9 +297,9 @@ def _end(ended: Json) -> str:
     return how if reason in ("", "Error", "Completed") else f"{reason}, {how}"
 
 
-def _controller(meta: Json) -> str:
+def _controller(meta: Json) -> Json:
     owners = _items(meta, "ownerReferences")
-    return next((_text(o, "uid") for o in owners if o.get("controller") is True), "")
+    return next((owner for owner in owners if owner.get("controller") is True), {})
 
 
 def _moment(item: Json, key: str) -> datetime | None:

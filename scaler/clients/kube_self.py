@@ -50,14 +50,20 @@ def _beyond_set(name: str, pod: Json) -> Written:
 
     So the ReplicaSet need not be read, which is one right less.
     """
-    digest = pod.get("metadata", {}).get("labels", {}).get("pod-template-hash", "")
+    digest = str(_map(_map(pod, "metadata"), "labels").get("pod-template-hash", ""))
     if digest and name.endswith(f"-{digest}"):
         return Written("deployments", "apps", name.removesuffix(f"-{digest}"))
     return Written("replicasets", "apps", name)
 
 
 def _controller(pod: Json) -> tuple[str, str]:
-    for owner in pod.get("metadata", {}).get("ownerReferences", ()):
-        if owner.get("controller"):
+    owners = _map(pod, "metadata").get("ownerReferences")
+    for owner in owners if isinstance(owners, list) else ():
+        if isinstance(owner, dict) and owner.get("controller"):
             return str(owner.get("kind", "")), str(owner.get("name", ""))
     return "", ""
+
+
+def _map(item: Json, key: str) -> Json:
+    found = item.get(key)
+    return found if isinstance(found, dict) else {}

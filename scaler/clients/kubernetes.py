@@ -6,7 +6,7 @@ reading of kubeconfigs is used (`kube_login`), on the HTTP stack that everything
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from random import Random
 from typing import Any, Final, NoReturn
@@ -112,7 +112,9 @@ class Api:
             raise Unavailable(self._no_answer(f"GET {path}", error)) from error
         return answer.decode(errors="replace")
 
-    async def watch(self, path: str, *, span: timedelta, **query: str) -> AsyncIterator[Json]:
+    async def watch(
+        self, path: str, *, span: timedelta, **query: str
+    ) -> AsyncGenerator[Json, None]:
         """Events as they come, until the server ends the stream, after about `span`.
 
         The first is of type `OPENED` and ours: from here on the server tells what changes.
@@ -265,6 +267,8 @@ def _refuse_status(status: Json, doing: str, wait: timedelta | None = None) -> N
     """Raise what a `Status` means. A redirect is no answer: nothing here follows one."""
     code = status.get("code") or 0
     said = f"{doing}: {status.get('message') or status.get('reason') or f'HTTP {code}'}"
+    if code == 429 and (cause := _cause(status)):
+        said = f"{said} {cause}"
     if code in (401, 403):
         raise Forbidden(f"{said}; {FORBIDDEN_HINT}" if code == 403 else said)
     if code == 404:
@@ -276,3 +280,11 @@ def _refuse_status(status: Json, doing: str, wait: timedelta | None = None) -> N
     if code in (400, 405, 406, 415, 422):
         raise PermanentError(said)
     raise Unavailable(said, retry_after=wait)
+
+
+def _cause(status: Json) -> str:
+    """Which disruption budget forbids it: the message alone does not name it."""
+    details = status.get("details")
+    causes = details.get("causes") if isinstance(details, dict) else None
+    first = causes[0] if isinstance(causes, list) and causes else None
+    return str(first.get("message", "")) if isinstance(first, dict) else ""

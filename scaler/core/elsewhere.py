@@ -28,7 +28,7 @@ def overruled(fleet: Fleet, history: History, now: datetime) -> tuple[datetime, 
         known = ()
     if not history.changes or history.changes[-1].after == fleet.wanted:
         return known
-    if known and known[-1] >= history.changes[-1].at:
+    if known and known[-1] > history.changes[-1].at:
         return known
     return (*known, now)[-MOST_KEPT:]
 

@@ -249,7 +249,7 @@ def _of_each(
     if ratio > 1:
         size += measured.unsure + crew.coming
         more = crew.stuck
-    elif measured.silent:
+    elif measured.silent and ratio < 1:
         full = max(1.0, level) if goal.utilization is not None else level
         total += measured.silent * full
     return ratio, total / (size * level), _ceil(total / level) + more, mean

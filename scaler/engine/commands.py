@@ -22,8 +22,12 @@ class Commands:
         self._clock = clock
 
     def pause(self, name: str, pause: Pause) -> None:
-        """Close one or both directions, for a time or until `resume`."""
-        it = self._manager.named(name)
+        """Close one or both directions, for a time or until `resume`.
+
+        Raises:
+            Refused: another daemon leads; so with all commands.
+        """
+        it = self._led(name)
         it.history = replace(it.history, pause=pause)
         until = f" until {pause.until:%Y-%m-%d %H:%M:%S} UTC" if pause.until else ""
         what = {(True, True): "", (True, False): " for scale-in", (False, True): " for scale-out"}
@@ -32,7 +36,7 @@ class Commands:
 
     def resume(self, name: str, by: str) -> None:
         """Take back a pause and a count set by hand."""
-        it = self._manager.named(name)
+        it = self._led(name)
         it.history = replace(it.history, pause=None, hold=None)
         self._told(it, f"{name}: resumed", by, "")
 
@@ -45,7 +49,7 @@ class Commands:
         Raises:
             Refused: the bounds or a pause forbid it.
         """
-        it = self._manager.named(name)
+        it = self._led(name)
         now = self._clock.now()
         limits = schedule.bounds(it.policy.limits, it.policy.schedule, now)
         if not limits.min <= hold.count <= limits.max:
@@ -68,7 +72,7 @@ class Commands:
             Refused: others are down already.
             Unavailable: the platform does not do it now.
         """
-        it = self._manager.named(name)
+        it = self._led(name)
         fleet = it.fleet
         ids = {i.id for i in fleet.instances} if fleet else set()
         chosen = InstanceId(instance)
@@ -82,6 +86,12 @@ class Commands:
         it.history = replace(it.history, restarts=remembered)
         if not await self._manager.restart(it, chosen, by):
             raise Unavailable(it.trouble)
+
+    def _led(self, name: str) -> Watched:
+        """The target, if it is this daemon that acts on it."""
+        if leader := self._manager.leader:
+            raise Refused(f"this daemon follows {leader}, which acts and remembers; ask that one")
+        return self._manager.named(name)
 
     def _told(self, it: Watched, what: str, by: str, reason: str) -> None:
         why = f": {reason}" if reason else ""

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 from scaler import mistakes
@@ -20,18 +21,20 @@ from scaler.core.decide import decide
 from scaler.core.journal import Entry, Facts, Kind, clamped
 from scaler.core.model import Change, Decision, Fleet, History, InstanceId, altered
 from scaler.core.policy import Policy
+from scaler.engine.changes import Changes
 from scaler.engine.health import HealthMonitor
 from scaler.engine.jobs import Job, guarded
+from scaler.engine.leader import Leadership
 from scaler.engine.recorder import Recorder
+from scaler.engine.remembered import unchanged, with_leaders, without_phantom
 from scaler.engine.routes import LOOK, Leave, routed, unblamed
 from scaler.engine.watched import Condition, Watched, in_time, look, read, watch, with_lapsed
 from scaler.errors import ManagedElsewhere, NotFound, ScalerError, TransientError
-from scaler.interfaces import Adapters, Announcing, Watching
+from scaler.interfaces import Adapters, Announcing
 
 HEARTBEAT: Final = timedelta(minutes=5)  # an unchanged decision is written down this often
 PARKED_RETRY: Final = timedelta(minutes=1)
 DEGRADED_AFTER: Final = 3  # unanswered looks in a row
-FOLLOW_AGAIN: Final = timedelta(seconds=5)
 
 
 class ScalingManager:
@@ -46,10 +49,12 @@ class ScalingManager:
         tell: Callable[[Entry], None] = lambda _: None,
         act: bool = True,
         deadline: timedelta = timedelta(seconds=10),
+        leadership: Leadership | None = None,
     ) -> None:
         """`tell` hears of every entry at once; `act=False` only observes, whatever policies say.
 
-        `deadline` is for each call to a platform or a source.
+        `deadline` is for each call to a platform or a source. With a `leadership` nothing is done
+        that may outlast it; without one nobody else acts here.
         """
         self._adapters = adapters
         self._recorder = recorder
@@ -57,10 +62,12 @@ class ScalingManager:
         self._tell = tell
         self._act = act
         self._deadline = deadline
+        self._leadership = leadership
+        self._longest = min(deadline, leadership.longest) if leadership else deadline  # to act
         self._watched: dict[str, Watched] = {}
         self._histories: dict[str, History] = {}
-        self._followers: dict[int, asyncio.Task[None]] = {}
         self._draining = False
+        self._changes = Changes(clock, self.wake)
         self.health = HealthMonitor(adapters, clock, self.wake, self._probe_broken)
         self.beat_at = clock.monotonic()  # of the last tick; the watchdog looks at it
         self.bugs = 0
@@ -157,23 +164,27 @@ class ScalingManager:
         decision, history = decide(
             it.policy, facts.fleet, facts.readings, facts.history, self._clock.now()
         )
-        if not self._may_act(it.policy):
-            history = _unchanged(history, facts.history)
+        acts = self._may_act(it.policy)
+        if not acts:
+            history = unchanged(history, facts.history)
         it.decision, it.facts, it.history = decision, facts, history
         self._record(it, *self._worth_telling(it, decision, facts))
-        why = elsewhere.reason(it.policy, facts.fleet, history, decision.at) if self._act else ""
+        why = elsewhere.reason(it.policy, facts.fleet, history, decision.at) if acts else ""
         if why:
             self._managed_elsewhere(it, why)
-        if not self._may_act(it.policy) or await self._act_on(it, decision, facts, why):
+        if not acts or await self._act_on(it, decision, facts, why):
             self._recovered(it, why)
         self._set_alarm(it, decision)
 
     async def _observed(self, it: Watched) -> Facts:
         fleet = await look(it, self._adapters, self._deadline)
-        self._follow(it)
+        self._changes.follow(it.provider)
         if it.fresh:
-            it.history = _without_phantom(it.history, fleet)
+            it.history = without_phantom(it.history, fleet)
             it.fresh = False
+        if it.followed is not None:
+            it.history = with_leaders(it.history, fleet, it.followed, self._clock.now())
+        it.followed = None if self.leads else fleet.wanted
         fleet = self.health.enriched(it.policy, fleet)
         fleet = unblamed(it, fleet, self._clock.monotonic())
         fleet = _last_choice(with_lapsed(fleet, it.was_fit), it.leaving)
@@ -190,7 +201,25 @@ class ScalingManager:
         it.noticed = fleet.notices
 
     def _may_act(self, policy: Policy) -> bool:
-        return self._act and policy.mode != "observe"
+        return self._act and policy.mode != "observe" and self.leads
+
+    @property
+    def leads(self) -> bool:
+        """Whether no other daemon acts on these targets, for as long as an act takes."""
+        return self._leadership is None or self._leadership.may_act(self._longest)
+
+    @property
+    def leader(self) -> str:
+        """Whom this daemon follows; empty when it leads."""
+        if self._leadership is None or self.leads:
+            return ""
+        return "nobody" if self._leadership.leads else self._leadership.leader or "nobody"
+
+    def take_over(self) -> None:
+        """This daemon leads from now on: look at everything at once, and say what is decided."""
+        for it in self._watched.values():
+            it.told = ()
+            self.wake(it.name)
 
     async def _act_on(self, it: Watched, decision: Decision, facts: Facts, why: str) -> bool:
         """Carry the decision out. What fails is written down, and the change did not happen."""
@@ -211,8 +240,10 @@ class ScalingManager:
         return went_well
 
     async def _routed(self, it: Watched, decision: Decision, fleet: Fleet) -> Leave:
+        if not self.leads:
+            return Leave(busy=decision.remove, known=False)
         try:
-            leave = await routed(it, fleet, decision, self._adapters, self._clock, self._deadline)
+            leave = await routed(it, fleet, decision, self._adapters, self._clock, self._longest)
         except ScalerError as error:
             self._troubled(it, error)
             return Leave(busy=decision.remove, known=False)
@@ -228,7 +259,7 @@ class ScalingManager:
         if decision.desired != decision.current:
             made = made[:-1]
         if not leave.busy or leave.free or count > decision.current:
-            asked = it.provider.scale(it.policy.target, count, remove=leave.free)
+            asked = partial(it.provider.scale, it.policy.target, count, remove=leave.free)
             if not await self._ask(it, f"scale to {count}", asked):
                 it.history = replace(it.history, changes=made)
                 self._record(it)
@@ -247,15 +278,20 @@ class ScalingManager:
         One that cannot be is no reason to leave the others alone: its back-off is wait enough.
         """
         assert it.provider is not None  # noqa: S101 - it has observed
-        asked = it.provider.restart(it.policy.target, instance)
+        asked = partial(it.provider.restart, it.policy.target, instance)
         not_before = it.not_before
         taken = await self._ask(it, f"restart {instance}", asked, by)
         it.not_before = not_before
         return taken
 
-    async def _ask(self, it: Watched, doing: str, call: Awaitable[None], by: str = "") -> bool:
+    async def _ask(
+        self, it: Watched, doing: str, call: Callable[[], Awaitable[None]], by: str = ""
+    ) -> bool:
+        """Have the platform do something, unless somebody else may act before it is done."""
+        if not self.leads:
+            return False
         try:
-            await in_time(call, self._deadline, doing)
+            await in_time(call(), self._longest, doing)
         except ScalerError as error:
             self._troubled(it, error, f"{doing}: ")
             return False
@@ -264,15 +300,20 @@ class ScalingManager:
 
     def _worth_telling(self, it: Watched, decision: Decision, facts: Facts) -> list[Entry]:
         """An entry when the decision acts, when another rule holds the count, and now and then."""
-        acts = decision.desired != decision.current or decision.remove or decision.restarts
+        acts = (
+            bool(decision.desired != decision.current or decision.remove or decision.restarts)
+            and not self.leader
+        )
         holding = frozenset(step.rule for step in decision.steps) - {"metrics", "tolerance"}
-        said = (decision.desired, holding, bool(decision.waiting))
+        said: tuple[object, ...] = (decision.desired, holding, bool(decision.waiting))
+        said = (self.leader,) if self.leader else said
         quiet = said == it.told and it.told_at and decision.at - it.told_at < HEARTBEAT
         draining = it.leaving and set(decision.remove) <= it.leaving.keys()
         if quiet and (draining or not acts):
             return []
         it.told, it.told_at = said, decision.at
         would = "" if self._may_act(it.policy) else "observing only: "
+        would = f"following {self.leader}: " if self.leader else would
         summary = would + explain.summary(decision)
         return [
             Entry(
@@ -380,22 +421,6 @@ class ScalingManager:
         self._watched[name].alarm = None
         self.wake(name)
 
-    def _follow(self, it: Watched) -> None:
-        """Listen to a provider that notices changes by itself."""
-        provider = it.provider
-        if isinstance(provider, Watching) and id(provider) not in self._followers:
-            task = asyncio.create_task(self._pass_on(provider), name="follow changes")
-            self._followers[id(provider)] = task
-
-    async def _pass_on(self, provider: Watching) -> None:
-        while not self._draining:
-            try:
-                async for name in provider.changes():
-                    self.wake(name)
-            except ScalerError:
-                pass  # the ticks go on without it
-            await self._clock.sleep(FOLLOW_AGAIN)
-
     def named(self, name: str) -> Watched:
         """The target of this policy.
 
@@ -451,35 +476,20 @@ class ScalingManager:
         """Let what is under way end, but no longer than `deadline`, and let go of everything."""
         self._draining = True
         alarms = [it.alarm for it in self._watched.values() if it.alarm is not None]
-        for task in (*alarms, *self._followers.values()):
+        for task in alarms:
             task.cancel()
+        await self._changes.aclose()
         await self.health.aclose()
         if running := self.under_way():
             _, late = await asyncio.wait(running, timeout=deadline.total_seconds())
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        await asyncio.gather(*alarms, *self._followers.values(), return_exceptions=True)
+        await asyncio.gather(*alarms, return_exceptions=True)
         for it in self._watched.values():
             await it.close()
-
-
-def _unchanged(history: History, before: History) -> History:
-    """`history` as it stands when the decision is not carried out."""
-    return replace(
-        history, changes=before.changes, restarts=before.restarts, brake_at=before.brake_at
-    )
 
 
 def _last_choice(fleet: Fleet, leaving: Container[InstanceId]) -> Fleet:
     """Who was chosen to go and gets no new requests any more is chosen again."""
     return altered(fleet, leaving, cordoned=True)
-
-
-def _without_phantom(history: History, fleet: Fleet) -> History:
-    """`history` without a last change that was intended and, after a crash, never carried out."""
-    if history.changes:
-        last = history.changes[-1]
-        if last.after != fleet.wanted == last.before:
-            return replace(history, changes=history.changes[:-1])
-    return history

@@ -67,6 +67,7 @@ class Watched:
     again: bool = False  # something happened while it ran
     alarm: asyncio.Task[None] | None = None  # a restart falls due before the next tick
     fresh: bool = True  # not looked at since the start of the process
+    followed: int | None = None  # the count at the last look, if another daemon led then
 
     @property
     def name(self) -> str:
@@ -91,6 +92,7 @@ def watch(policy: Policy, history: History, before: Watched | None = None) -> Wa
     it = Watched(policy=policy, written=policy_to_facts(policy), history=history)
     if before is not None:
         it.facts, it.decision, it.fresh = before.facts, before.decision, before.fresh
+        it.followed = before.followed
     return it
 
 

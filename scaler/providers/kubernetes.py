@@ -6,27 +6,29 @@ wins. Who is to go is marked by its deletion cost, which ReplicaSets honour.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Any, Final, Literal, NoReturn
+from typing import Final, Literal, NoReturn
 
 from pydantic import field_validator
 
-from scaler.clients import kube_events, kube_resource, kube_self
+from scaler.clients import kube_events, kube_resource, kube_seen, kube_self
 from scaler.clients.kube_desk import Desk, Desks, Seen
 from scaler.clients.kube_resource import SELF, Resource, Written
 from scaler.clients.kube_seen import CHOSEN, COST, Pod, Workload
-from scaler.clients.kubernetes import MANAGER, MERGE, Api, Clusters
+from scaler.clients.kubernetes import MANAGER, MERGE, Api, Clusters, Json
 from scaler.clients.notices import Notices
 from scaler.core.document import Target
 from scaler.core.journal import Entry
 from scaler.core.model import Fleet, InstanceId
-from scaler.errors import Conflict, ManagedElsewhere, NotFound, Unavailable
+from scaler.errors import Conflict, ManagedElsewhere, NotFound
 from scaler.interfaces import Ability, Context
 
 TRIES: Final = 3  # of a write whose version was overtaken by a heartbeat of the status
 CATCH_UP: Final = timedelta(seconds=1)  # for a watch to bring what overtook us
 MARKS_AT_ONCE: Final = 10
+NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 class KubernetesTarget(Target):
@@ -51,6 +53,15 @@ class KubernetesTarget(Target):
     def _is_a_workload(cls, written: str) -> str:
         if written != SELF:
             kube_resource.parse(written)
+        return written
+
+    @field_validator("namespace")
+    @classmethod
+    def _is_a_name(cls, written: str) -> str:
+        if written and not NAMESPACE.fullmatch(written):
+            raise ValueError(
+                f'"{written}" is no name of a namespace; these have small letters, digits and -'
+            )
         return written
 
 
@@ -81,7 +92,7 @@ class _Place:
     def count(self, found: Workload) -> int:
         """The count; as long as no watch has brought our own write, that write's."""
         version, count = self.written
-        return count if _number(found.version) < version else found.replicas
+        return count if kube_seen.order(found.version) < version else found.replicas
 
 
 class KubernetesProvider:
@@ -103,7 +114,7 @@ class KubernetesProvider:
     async def observe(self, target: KubernetesTarget) -> Fleet:
         place = await self._place(target)
         seen = await self._look(place, target)
-        fresh = _number(seen.workload.version) >= place.written[0]
+        fresh = kube_seen.order(seen.workload.version) >= place.written[0]
         return Fleet(
             target=target.policy,
             at=self._clock.now(),
@@ -128,8 +139,8 @@ class KubernetesProvider:
             )
         if count == desired:
             return
-        if desired < count and place.resource.kind in ("Deployment", "ReplicaSet"):
-            await self._mark(place, seen, frozenset(remove) if desired else frozenset())
+        if 0 < desired < count and place.resource.kind in ("Deployment", "ReplicaSet"):
+            await self._mark(place, seen, frozenset(remove))
         await self._write(place, target, count, desired)
 
     async def _write(
@@ -141,7 +152,7 @@ class KubernetesProvider:
             if seen.workload.replicas != count:
                 self._overtaken(seen, target, count)
             known = seen.workload.version
-            version = max(known, str(place.written[0]), key=_number)
+            version = max(known, str(place.written[0]), key=kube_seen.order)
             body = {"metadata": {"resourceVersion": version}, "spec": {"replicas": desired}}
             try:
                 scale = await place.desk.api.send(
@@ -150,7 +161,7 @@ class KubernetesProvider:
             except Conflict:
                 await self._caught_up(place, known)
             else:
-                place.written = _number(scale["metadata"]["resourceVersion"]), desired
+                place.written = kube_seen.order(_version(scale)), desired
                 return
         raise Conflict(f"{target.workload} changes faster than its count can be written")
 
@@ -166,7 +177,7 @@ class KubernetesProvider:
             async with asyncio.timeout(CATCH_UP.total_seconds()):
                 while True:
                     newest = place.desk.newest(place.resource, place.name)
-                    if newest is None or newest.version != version:
+                    if newest is None or kube_seen.newer(newest.version, version):
                         return
                     await place.desk.moved(place.resource)
         except TimeoutError:
@@ -201,21 +212,24 @@ class KubernetesProvider:
             raise NotFound(f"{target.workload} has no pod {instance}; it has {there}")
         if pod.going:
             return
-        uid = {"preconditions": {"uid": pod.uid}}
-        path = f"/api/v1/namespaces/{place.desk.namespace}/pods/{pod.name}"
-        if target.restart == "delete":
-            await place.desk.api.send("DELETE", path, uid)
+        try:
+            await self._take_away(place.desk, pod, target.restart)
+        except (NotFound, Conflict):
+            return  # it has gone by itself, or another has its name
+
+    async def _take_away(self, desk: Desk, pod: Pod, how: str) -> None:
+        options = {"preconditions": {"uid": pod.uid}}
+        path = f"/api/v1/namespaces/{desk.namespace}/pods/{pod.name}"
+        if how == "delete":
+            await desk.api.send("DELETE", path, options)
             return
         body = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",
-            "metadata": {"name": pod.name, "namespace": place.desk.namespace},
-            "deleteOptions": uid,
+            "metadata": {"name": pod.name, "namespace": desk.namespace},
+            "deleteOptions": options,
         }
-        try:
-            await place.desk.api.send("POST", f"{path}/eviction", body)
-        except Unavailable as error:
-            raise Unavailable(f"{pod.name} is not evicted: {error}") from error
+        await desk.api.send("POST", f"{path}/eviction", body)
 
     def changes(self) -> AsyncIterator[str]:
         return self._notices.changes()
@@ -254,6 +268,6 @@ async def _written(api: Api, namespace: str, target: KubernetesTarget) -> Writte
     return kube_resource.parse(target.workload)
 
 
-def _number(version: Any) -> int:
-    """A version as a number; since 1.35 they are documented to be ordered like that."""
-    return int(version) if str(version).isdigit() else 0
+def _version(scale: Json) -> str:
+    meta = scale.get("metadata")
+    return str(meta.get("resourceVersion", "")) if isinstance(meta, dict) else ""

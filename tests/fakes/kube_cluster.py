@@ -185,7 +185,8 @@ class Cluster:
             if change.type == "DELETED":
                 self._collect(meta["uid"], meta["namespace"])
         for owner in meta.get("ownerReferences", ()):
-            self._mark(owner["kind"], meta.get("namespace", ""), owner["name"])
+            if owner["kind"] in CONTROLLERS:
+                self._mark(owner["kind"], meta.get("namespace", ""), owner["name"])
 
     def _heard_pod(self, change: Change) -> None:
         meta = change.new["metadata"]

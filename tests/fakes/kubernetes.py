@@ -12,7 +12,7 @@ import base64
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Self
 
@@ -346,7 +346,7 @@ class Server:
         target = self._target(path)
         verb = _verb(request, target)
         try:
-            self._insist(user, verb, target)
+            self._insist(user, verb, _one_of(target, request.query))
             response = await self._do(request, verb, target, body, user)
         except Refused as refused:
             self._note(request, target, user.name, refused.code, verb, body)
@@ -779,6 +779,12 @@ def _scale_of(item: Json) -> Json:
             "selector": objects.selector_text(selector) if isinstance(selector, dict) else "",
         },
     }
+
+
+def _one_of(target: Target, query: Mapping[str, str]) -> Target:
+    """A list or watch of a single name is allowed by a rule for that name (`requestinfo.go`)."""
+    key, _, name = query.get("fieldSelector", "").partition("=")
+    return replace(target, name=name.lstrip("=")) if key == "metadata.name" else target
 
 
 def _precondition(target: Target, old: Json, options: Mapping[str, Any]) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from scaler import daemon
 from scaler.balancers import haproxy
 from scaler.balancers.haproxy import HaproxyBalancer, HaproxyRoutes
 from scaler.clients.haproxy import Haproxy
@@ -32,6 +31,7 @@ from scaler.errors import (
     Unavailable,
     Unsupported,
 )
+from scaler.installed import Installed
 from scaler.interfaces import Context
 from scaler.providers.local import LocalTarget
 from scaler.stores.memory import MemoryStore
@@ -394,7 +394,7 @@ async def test_the_whole_daemon_shrinks_four_to_one_under_load(
         }
         return {"web": Policy.model_validate(fields)}
 
-    adapters = daemon.Installed(Context(clock=clock, state_dir=tmp_path / "p", random=Random(1)))
+    adapters = Installed(Context(clock=clock, state_dir=tmp_path / "p", random=Random(1)))
     recorder = Recorder(store=MemoryStore(), clock=clock, tell=lambda _: None)
     manager = ScalingManager(adapters=adapters, recorder=recorder, clock=clock)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scaler import daemon, policyfile
+from scaler import policyfile
 from scaler.balancers.readiness import PLUGIN, ReadinessBalancer, ReadinessRoutes
 from scaler.clock import ManualClock, SystemClock
 from scaler.core.document import Target
@@ -19,6 +19,7 @@ from scaler.core.policy import Policy
 from scaler.engine.manager import ScalingManager
 from scaler.engine.recorder import Recorder
 from scaler.errors import Unavailable
+from scaler.installed import Installed
 from scaler.interfaces import Context, Platforms
 from scaler.providers.docker import DockerTarget
 from scaler.stores.memory import MemoryStore
@@ -101,7 +102,7 @@ async def test_a_drain_of_containers_that_is_taken_back_restarts_nobody(
     engine.run("web", "--network=none", *HEALTH, BUSYBOX, "sleep", "600")
     clock = SystemClock()
     context = Context(clock=clock, state_dir=tmp_path, random=Random(1))
-    adapters = daemon.Installed(context)
+    adapters = Installed(context)
     recorder = Recorder(store=MemoryStore(), clock=clock, tell=lambda _: None)
     manager = ScalingManager(adapters=adapters, recorder=recorder, clock=clock)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scaler import daemon, plugins, policyfile
+from scaler import plugins, policyfile
 from scaler.clients import swarm as calls
 from scaler.clients.docker import Engines
 from scaler.clock import SystemClock
@@ -20,6 +20,7 @@ from scaler.core.policy import Metric, Policy
 from scaler.engine.manager import ScalingManager
 from scaler.engine.recorder import Recorder
 from scaler.errors import Conflict, NotFound, PermanentError, Unsupported
+from scaler.installed import Installed
 from scaler.interfaces import Context, Executing
 from scaler.providers.swarm import PLUGIN, SwarmProvider, SwarmTarget
 from scaler.stores.memory import MemoryStore
@@ -341,7 +342,7 @@ async def test_the_engine_brings_back_a_count_that_somebody_changed(
     clock = SystemClock()
     told: list[Entry] = []
     context = Context(clock=clock, state_dir=tmp_path, random=Random(1))
-    adapters = daemon.Installed(context)
+    adapters = Installed(context)
     recorder = Recorder(store=MemoryStore(), clock=clock, tell=told.append)
     manager = ScalingManager(adapters=adapters, recorder=recorder, clock=clock, tell=told.append)
     limits = {"min": 2, "max": 4}

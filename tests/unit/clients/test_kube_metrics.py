@@ -23,6 +23,7 @@ def seconds(count: float) -> timedelta:
         (".5", 0.5),
         ("2.", 2.0),
         ("64Mi", 64 * 2**20),
+        ("65536Ki", 2.0**26),
         ("128974848", 128974848.0),
         ("129e6", 129e6),
         ("129M", 129e6),
@@ -38,7 +39,9 @@ def test_a_quantity(written: str, number: float) -> None:
     assert kube_quantity.parse(written) == pytest.approx(number, rel=1e-12)
 
 
-@pytest.mark.parametrize("written", ["", "m", "1 Mi", "0x10", "1mi", "1i", "NaN", "1e", "1e9999"])
+@pytest.mark.parametrize(
+    "written", ["", "m", "1 Mi", "1K", "0x10", "1mi", "1i", "NaN", "1e", "1e9999"]
+)
 def test_no_quantity(written: str) -> None:
     with pytest.raises(ValueError, match="is no quantity"):
         kube_quantity.parse(written)

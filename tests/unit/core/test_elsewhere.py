@@ -76,6 +76,12 @@ def test_each_change_that_is_undone_counts_once() -> None:
     assert elsewhere.overruled(fleet(9), history, NOW + MINUTE) == (NOW,)
 
 
+def test_a_change_made_at_the_look_that_found_one_undone_counts_too() -> None:
+    history = undone(History(), NOW)
+    again = replace(history, changes=(*history.changes, Change(NOW, 3, 7)))
+    assert len(elsewhere.overruled(fleet(3), again, NOW + MINUTE)) == 2
+
+
 def test_what_stays_as_we_set_it_counts_as_nothing() -> None:
     history = History(changes=(Change(NOW, 3, 7),))
     assert elsewhere.overruled(fleet(7), history, NOW + MINUTE) == ()

@@ -93,3 +93,12 @@ def test_the_overloaded_are_not_restarted_while_more_are_coming(
     assert len(decision.restarts) == restarted
     if not restarted:
         assert "overloaded and not sick" in decision.waiting[0]
+
+
+def test_at_its_goal_a_silent_one_makes_nobody_grow() -> None:
+    """The pass for silent ones is for a wish to shrink; exactly at the goal there is none."""
+    crowd = [instance(n, ready=True) for n in range(5)]
+    samples = tuple(Sample(at=NOON, value=0.7, instance=i.id) for i in crowd[:4])
+    fleet = Fleet(target="web", at=NOON, wanted=4, instances=tuple(crowd))
+    reading = {"cpu": Reading(metric="cpu", samples=samples)}
+    assert decide(POLICY, fleet, reading, History(), NOON)[0].desired == 4
