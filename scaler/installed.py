@@ -1,4 +1,4 @@
-"""What is installed, opened when it is first needed: adapters, store, lease and peers."""
+"""What is installed, opened when it is first needed: adapters, the store and the lease."""
 
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -94,11 +94,7 @@ def open_lease(settings: Settings, context: Context) -> Lease | None:
 
 
 def open_peers(settings: Settings, context: Context) -> "Peers | None":
-    """The pods that tell each other what they use, also as a part of `Context.shared`.
-
-    Raises:
-        PermanentError: nobody says which pod this is.
-    """
+    """The pods that tell each other what they use, also as a part of `Context.shared`."""
     if not settings.sidecar.listen:
         return None
     from scaler.clients import peers  # noqa: PLC0415 - only in a sidecar

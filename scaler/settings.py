@@ -93,27 +93,6 @@ class Notify(BaseModel):
     """Where the text stands in the JSON: `text` for Slack and Mattermost, `content` for Discord."""
 
 
-class Sidecar(BaseModel):
-    """What the pods of an application use, as those who scale it ask each other for it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    listen: str = Field(default="", pattern=ADDRESS)
-    """`0.0.0.0:9109` answers the other pods there, each at the same port; off when empty."""
-    token_file: str = ""
-    """File with a secret that all pods share; read each time, so that it may be renewed."""
-
-    @model_validator(mode="after")
-    def _is_guarded(self) -> Self:
-        if self.listen and not self.token_file:
-            raise ValueError("listen is for those with the secret; write token_file: as well")
-        return self
-
-    @property
-    def port(self) -> int:
-        return int(self.listen.rpartition(":")[2])
-
-
 class Lease(BaseModel):
     """Which of several daemons on the same targets acts; the others follow, ready to take over."""
 
@@ -143,6 +122,32 @@ class Lease(BaseModel):
         if self.store == "redis" and not self.redis_url.get_secret_value():
             raise ValueError("redis_url is missing; write redis_url: redis://HOST:6379/0")
         return self
+
+    @property
+    def on_kubernetes(self) -> str:
+        """The name of the Lease object; empty when there is none."""
+        return self.name if self.store == "kubernetes" else ""
+
+
+class Sidecar(BaseModel):
+    """What the pods of an application use, as those who scale it ask each other for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    listen: str = Field(default="", pattern=ADDRESS)
+    """`0.0.0.0:9109` answers the other pods there, each at the same port; off when empty."""
+    token_file: str = ""
+    """File with a secret that all pods share; read each time, so that it may be renewed."""
+
+    @model_validator(mode="after")
+    def _is_guarded(self) -> Self:
+        if self.listen and not self.token_file:
+            raise ValueError("listen is for those with the secret; write token_file: as well")
+        return self
+
+    @property
+    def port(self) -> int:
+        return int(self.listen.rpartition(":")[2])
 
 
 class Settings(BaseSettings):
@@ -179,10 +184,10 @@ class Settings(BaseSettings):
     """Policies in labels of containers and services; off unless a platform is named."""
     notify: Notify = Notify()
     """Who is told of restarts, and of what needs a person."""
-    sidecar: Sidecar = Sidecar()
-    """What the pods of an application tell each other; off unless an address is given."""
     lease: Lease = Lease()
     """Which of several daemons on the same targets acts; without one, this daemon does."""
+    sidecar: Sidecar = Sidecar()
+    """What the pods of an application tell each other; off unless an address is given."""
     log: Log = Log()
     """What is logged, and in which form."""
     origin: str = Field(default="defaults, no file", exclude=True)
@@ -247,8 +252,8 @@ def _explained(detail: ErrorDetails, document: located.Document) -> str:
             "log": Log,
             "labels": Labels,
             "notify": Notify,
-            "sidecar": Sidecar,
             "lease": Lease,
+            "sidecar": Sidecar,
         }
         model = models.get(where[0], Settings) if where[1:] else Settings
         message = mistakes.unknown(str(where[-1]), set(model.model_fields) - {"origin"})
