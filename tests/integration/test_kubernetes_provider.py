@@ -12,7 +12,7 @@ import pytest
 from scaler.clients.kubernetes import Clusters
 from scaler.clock import SystemClock
 from scaler.core.model import Fleet, InstanceId, State
-from scaler.errors import Conflict, ManagedElsewhere, NotFound, Unavailable
+from scaler.errors import Conflict, ManagedElsewhere, NotFound, Unavailable, Unsupported
 from scaler.interfaces import Context
 from scaler.providers.kubernetes import KubernetesProvider, KubernetesTarget
 from tests.fakes.kube_cluster import COST, Cluster
@@ -317,3 +317,173 @@ async def test_a_pod_that_has_gone_meanwhile_needs_no_restart(shop: Shop, how: s
     await shop.provider.restart(target, InstanceId("db-0"))
     assert shop.server.get("Pod", "db-0")["metadata"]["uid"] == new
     assert "deletionTimestamp" not in shop.server.get("Pod", "db-0")["metadata"]
+
+
+async def test_a_server_that_is_gone_is_unknown_and_not_empty_and_is_found_again(
+    shop: Shop,
+) -> None:
+    shop.cluster.deploy(replicas=2)
+    await shop.running(2)
+    await shop.server.down()
+    with pytest.raises(Unavailable):
+        await shop.until(lambda _: False)
+    with pytest.raises(Unavailable):
+        await shop.provider.scale(shop.target(), 1)
+    shop.server.scale("Deployment", "web", 3, manager="kubectl")
+    await shop.server.up()
+    fleet = await back(shop, ready(3))
+    assert (fleet.wanted, fleet.set_by) == (3, "kubectl")
+    await shop.provider.scale(shop.target(), 1)
+    assert shop.count() == 1
+
+
+async def back(shop: Shop, holds: Callable[[Fleet], bool]) -> Fleet:
+    """The first fleet of that kind from a place that is not always there."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                return await shop.until(holds)
+            except (Unavailable, NotFound):
+                await asyncio.sleep(0.02)
+
+
+async def test_what_happened_while_streams_were_cut_is_seen(shop: Shop) -> None:
+    shop.cluster.deploy(replicas=2)
+    await shop.running(2)
+    for count in (4, 1, 3):
+        shop.server.faults.cut_watches()
+        shop.server.scale("Deployment", "web", count, manager="kubectl")
+        await back(shop, ready(count))
+    shop.server.faults.cut_watches()
+    shop.server.delete("Pod", next(iter(shop.names())))
+    fleet = await back(shop, lambda f: {i.id for i in f.instances if i.ready} == shop.names())
+    assert len(fleet.instances) == 3
+
+
+async def test_a_version_the_server_has_forgotten_means_a_new_list(shop: Shop) -> None:
+    shop.cluster.deploy(replicas=2)
+    await shop.running(2)
+    await shop.server.down()
+    shop.server.scale("Deployment", "web", 0, manager="kubectl")
+    shop.server.objects.compact()
+    await shop.server.up()
+    assert (await back(shop, lambda fleet: not fleet.instances)).wanted == 0
+
+
+async def test_pods_with_equal_labels_and_another_owner_are_nobodys(shop: Shop) -> None:
+    shop.cluster.deploy(replicas=2)
+    shop.cluster.deploy("twin", replicas=3, labels={"app": "web"})
+    container = {"name": "app"}
+    pod: Json = {
+        "kind": "Pod",
+        "metadata": {"name": "job-1", "labels": {"app": "web"}},
+        "spec": {"containers": [container]},
+    }
+    shop.server.put(pod)
+    await shop.until(lambda _: len(shop.cluster.ready()) == 6)
+    fleet = await shop.running(2)
+    assert all(i.id.startswith("web-") for i in fleet.instances)
+    assert (await shop.running(3, shop.target("twin"))).wanted == 3
+
+
+async def test_while_a_template_is_rolled_out_the_count_stands_still(shop: Shop) -> None:
+    shop.cluster.deploy(replicas=4)
+    before = {i.id for i in (await shop.running(4)).instances}
+    shop.cluster.start_up = 0.1
+    shop.cluster.deploy(replicas=4, image="web:2")
+    seen: list[Fleet] = []
+
+    def over(fleet: Fleet) -> bool:
+        if seen or fleet.rollout:
+            seen.append(fleet)
+        return bool(seen) and not fleet.rollout and ready(4)(fleet)
+
+    after = await shop.until(over)
+    assert {i.id for i in after.instances}.isdisjoint(before)
+    for fleet in seen:
+        staying = [i for i in fleet.instances if i.state is not State.STOPPING]
+        assert fleet.wanted == 4
+        assert len([i for i in staying if i.ready]) >= 3
+        assert {i.id for i in staying if not i.current} <= before
+    words = [fleet.rollout for fleet in seen if fleet.rollout]
+    assert words[0].endswith("of 4 pods updated")
+    assert len(set(words)) > 1
+    assert max(len([i for i in f.instances if i.state is not State.STOPPING]) for f in seen) <= 5
+
+
+def custom(shop: Shop, *, scale: bool = True) -> None:
+    """A resource of somebody's own, with pods that only labels tie to it."""
+    kind = shop.server.objects.register(
+        "argoproj.io", "v1alpha1", "rollouts", "Rollout", scale=scale
+    )
+    labels = {"app": "canary"}
+    spec = {"replicas": 2, "selector": {"matchLabels": labels}}
+    item = {"metadata": {"name": "canary"}, "spec": spec}
+    shop.server.objects.create(kind, "default", item, "test")
+    for number in range(2):
+        shop.server.put(
+            {
+                "kind": "Pod",
+                "metadata": {"name": f"canary-{number}", "labels": labels},
+                "spec": {"containers": [{"name": "app"}]},
+            }
+        )
+
+
+@pytest.mark.parametrize("written", ["rollouts", "rollout"])
+async def test_whatever_has_a_scale_is_scaled(shop: Shop, written: str) -> None:
+    custom(shop)
+    shop.cluster.deploy("web", 1)
+    target = shop.target(f"{written}.argoproj.io/canary")
+    fleet = await shop.running(2, target)
+    assert [i.id for i in fleet.instances] == ["canary-0", "canary-1"]
+    await shop.provider.scale(target, 5)
+    assert (await shop.provider.observe(target)).wanted == 5
+    await shop.provider.scale(target, 0)
+    assert shop.count("Rollout", "canary") == 0
+    shop.server.scale("Rollout", "canary", 3, manager="argo")
+    seen = await shop.until(lambda f: f.wanted == 3, target)
+    assert seen.set_by == "argo"
+
+
+@pytest.mark.parametrize(
+    ("workload", "error", "words"),
+    [
+        pytest.param(
+            "rollouts.argoproj.io/canary", Unsupported, "no scale subresource", id="without a scale"
+        ),
+        pytest.param(
+            "canaries.argoproj.io/canary", NotFound, "has no canaries; it has rollouts", id="plural"
+        ),
+        pytest.param("things.example.com/x", NotFound, "no group example.com", id="group"),
+        pytest.param("wbe", NotFound, 'no Deployment wbe; did you mean "web"', id="name"),
+        pytest.param("sts/web", NotFound, "no StatefulSet web; it has none", id="kind"),
+    ],
+)
+async def test_what_is_not_there_is_told_with_what_is(
+    shop: Shop, workload: str, error: type[Exception], words: str
+) -> None:
+    custom(shop, scale=False)
+    shop.cluster.deploy("web")
+    with pytest.raises(error, match=words):
+        await shop.provider.observe(shop.target(workload))
+
+
+async def test_a_set_of_a_deployment_is_not_scaled_by_itself(shop: Shop) -> None:
+    shop.cluster.deploy(replicas=1)
+    owned = (await shop.running(1)).instances[0].id.rpartition("-")[0]
+    with pytest.raises(Unsupported, match="a part of Deployment web, which sets its count"):
+        await shop.provider.observe(shop.target(f"rs/{owned}"))
+
+
+async def test_one_deleted_and_made_again_is_another(shop: Shop) -> None:
+    shop.cluster.deploy(replicas=3)
+    before = await shop.running(3)
+    await shop.provider.scale(shop.target(), 2)
+    shop.server.delete("Deployment", "web")
+    with pytest.raises(NotFound):
+        await shop.until(lambda _: False)
+    shop.cluster.deploy(replicas=1)
+    after = await back(shop, ready(1))
+    assert after.wanted == 1
+    assert {i.id for i in after.instances}.isdisjoint(i.id for i in before.instances)
