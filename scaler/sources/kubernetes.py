@@ -1,19 +1,23 @@
-"""CPU and memory of pods, as metrics.k8s.io has them.
+"""CPU and memory of pods, as metrics.k8s.io has them, or as the pods tell each other.
 
 Samples carry the moment and window of the metrics-server, so numbers that stand still grow old and
-are no data in the end.
+are no data in the end. A sidecar asks the sidecars of the other pods, whose numbers are a second
+old; whoever does not answer it is looked up in metrics.k8s.io.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from scaler.clients.kube_metrics import Gauge
+from scaler.clients.kube_metrics import Gauge, Usage
 from scaler.clients.kube_reading import PodReading
+from scaler.clients.kube_resource import SELF
 from scaler.clients.kubernetes import Api, Clusters
 from scaler.clients.notices import Notices
+from scaler.clients.peers import Peers
 from scaler.core.document import Source, Target
-from scaler.core.model import Fleet, Reading, State
+from scaler.core.model import Fleet, Instance, Reading, State
 from scaler.core.policy import Metric
 from scaler.errors import ScalerError
 from scaler.interfaces import Context
@@ -53,10 +57,14 @@ class Gauges:
 class KubernetesMetrics:
     """One metric of one target."""
 
-    def __init__(self, metric: Metric, target: Any, gauges: Gauges) -> None:
+    def __init__(
+        self, metric: Metric, target: Any, gauges: Gauges, peers: Peers | None = None
+    ) -> None:
+        """`peers` are the sidecars of the same target, when this process is one of them."""
         self._metric = metric
         self._target = target
         self._gauges = gauges
+        self._peers = peers
         self._gauge: Gauge | None = None
         self._reading = PodReading(metric, target.container)
 
@@ -67,18 +75,46 @@ class KubernetesMetrics:
             return Reading(metric=name, missing="no pod is running")
         if why := self._reading.baseless(running):
             return Reading(metric=name, missing=why)
+        told = await self._told(running)
+        silent = [instance for instance in running if instance.id not in told]
+        trouble, pods = "", told
+        if silent or not told:
+            trouble, known = await self._known(fleet.target, silent)
+            pods = {**known, **told}
+        samples = self._reading.samples(running, pods, now)
+        if trouble and all(now - sample.at > OLD for sample in samples):
+            return Reading(metric=name, missing=trouble)
+        missing = None if samples else "metrics.k8s.io has no numbers of these pods yet"
+        return Reading(metric=name, samples=samples, missing=missing)
+
+    async def _known(
+        self, policy: str, pods: Sequence[Instance]
+    ) -> tuple[str, Mapping[str, Usage]]:
+        """What metrics.k8s.io says, and why it says nothing newer."""
         try:
             if self._gauge is None:
                 at = self._gauges.at(self._target.context, self._target.namespace)
                 self._gauge = await at
-            pods = await self._gauge.look(fleet.target, [i.id for i in running])
+            known = await self._gauge.look(policy, [pod.id for pod in pods])
         except ScalerError as error:
-            return Reading(metric=name, missing=str(error))
-        samples = self._reading.samples(running, pods, now)
-        if self._gauge.trouble and all(now - sample.at > OLD for sample in samples):
-            return Reading(metric=name, missing=self._gauge.trouble)
-        missing = None if samples else "metrics.k8s.io has no numbers of these pods yet"
-        return Reading(metric=name, samples=samples, missing=missing)
+            return str(error), {}
+        return self._gauge.trouble, known
+
+    async def _told(self, running: Sequence[Instance]) -> Mapping[str, Usage]:
+        """The newest second of each pod whose sidecar answers.
+
+        It tells of the pod as a whole, so with a container named it counts where there is one.
+        """
+        if self._peers is None:
+            return {}
+        only = self._target.container
+        heard = await self._peers.ask(running)
+        newest = {pod: told[-1] for pod, told in heard.items() if not isinstance(told, str)}
+        return {
+            pod: Usage(one.at, one.window, ((only, one.cpu, one.memory),))
+            for pod, one in newest.items()
+            if not only or one.containers == 1
+        }
 
     async def aclose(self) -> None:
         if self._gauge is not None:
@@ -93,7 +129,8 @@ class _Plugin:
         clusters = shared.setdefault(Clusters, Clusters(context.clock, context.random))
         notices = shared.setdefault(Notices, Notices())
         gauges = shared.setdefault(Gauges, Gauges(clusters, notices))
-        return KubernetesMetrics(metric, target, gauges)
+        beside = getattr(target, "workload", "") == SELF
+        return KubernetesMetrics(metric, target, gauges, shared.get(Peers) if beside else None)
 
 
 PLUGIN: Final = _Plugin()

@@ -48,7 +48,7 @@ mkdir -p {account}
 mkdir -p /run/app
 cp {folder}/account/* {account}/
 [ -e /var/run/secrets ] || mount --bind /run /var/run
-{python} -c '{burn}' {folder}/load & 
+{python} -c '{burn}' {folder}/load &
 exec {scaler}
 """
 
