@@ -6,7 +6,12 @@ A look at one of a thousand targets costs as much as it has pods, and no request
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+<<<<<<< HEAD
+from dataclasses import dataclass, field, replace
+=======
 from dataclasses import dataclass, replace
+from datetime import timedelta
+>>>>>>> kube2
 from typing import Any, Final
 
 from scaler import mistakes
@@ -20,6 +25,7 @@ from scaler.clients.notices import Notices
 from scaler.core.model import Instance
 from scaler.errors import NotFound, Unsupported
 
+CATCH_UP: Final = timedelta(seconds=1)  # for a watch to bring what the server has said already
 SETS: Final = Resource("apps", "v1", "replicasets", "ReplicaSet")
 
 
@@ -89,7 +95,7 @@ class Desk:
             )
         self._follow(resource, found, policy)
         if resource.group != "apps":
-            found = await self._scales.read(resource, found)
+            found = await self._scaled(resource, mirror, found)
         found = replace(found, replicas=count(found))
         owners = self._owners.get((resource.group, resource.kind, name), {}).values()
         owner = " and ".join(sorted(one.words for one in owners))
@@ -127,6 +133,24 @@ class Desk:
         for mirror in wanted:
             mirror.insist()
         return self._workloads[resource]
+
+    async def _scaled(
+        self, resource: Resource, mirror: Mirror[Workload], found: Workload
+    ) -> Workload:
+        """`found` as its Scale has it, which does not say who set the count: the mirror does.
+
+        A Scale that is ahead of the mirror would name whoever set the count before.
+        """
+        scaled = await self._scales.read(resource, found)
+        now: Workload | None = found
+        try:
+            async with asyncio.timeout(CATCH_UP.total_seconds()):
+                while now is not None and kube_seen.newer(scaled.version, now.version):
+                    await mirror.moved()
+                    now = mirror.items.get(found.name)
+        except TimeoutError:
+            return scaled
+        return replace(scaled, set_by=now.set_by) if now is not None else scaled
 
     def _fleet(
         self, resource: Resource, found: Workload, container: str
@@ -212,6 +236,13 @@ class Desk:
         if self._sets is not None:
             every.append(self._sets)
         await asyncio.gather(*(mirror.aclose() for mirror in every))
+
+
+@dataclass(frozen=True, slots=True)
+class Desks:
+    """Those that are open, by context and namespace, as a part of `Context.shared`."""
+
+    open: dict[tuple[str, str], Desk] = field(default_factory=dict)
 
 
 def _some(names: Mapping[str, object]) -> str:

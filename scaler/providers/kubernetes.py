@@ -8,13 +8,16 @@ wins. Who is to go is marked by its deletion cost, which ReplicaSets honour.
 import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
 from typing import Final, Literal, NoReturn
 
 from pydantic import field_validator
 
 from scaler.clients import kube_events, kube_resource, kube_seen, kube_self
-from scaler.clients.kube_desk import Desk, Seen
+<<<<<<< HEAD
+from scaler.clients.kube_desk import Desk, Desks, Seen
+=======
+from scaler.clients.kube_desk import CATCH_UP, Desk, Seen
+>>>>>>> kube2
 from scaler.clients.kube_resource import SELF, Resource, Written
 from scaler.clients.kube_seen import CHOSEN, COST, Pod, Workload
 from scaler.clients.kubernetes import MANAGER, MERGE, Api, Clusters, Json
@@ -26,7 +29,6 @@ from scaler.errors import Conflict, ManagedElsewhere, NotFound
 from scaler.interfaces import Ability, Context
 
 TRIES: Final = 3  # of a write whose version was overtaken by a heartbeat of the status
-CATCH_UP: Final = timedelta(seconds=1)  # for a watch to bring what overtook us
 MARKS_AT_ONCE: Final = 10
 NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -107,7 +109,7 @@ class KubernetesProvider:
             Clusters, Clusters(context.clock, context.random)
         )
         self._notices: Notices = shared.setdefault(Notices, Notices())
-        self._desks: dict[tuple[str, str], Desk] = {}
+        self._desks = shared.setdefault(Desks, Desks()).open
         self._places: dict[KubernetesTarget, _Place] = {}
         self._events = kube_events.Events(context.clock)
 
