@@ -6,12 +6,8 @@ A look at one of a thousand targets costs as much as it has pods, and no request
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-<<<<<<< HEAD
 from dataclasses import dataclass, field, replace
-=======
-from dataclasses import dataclass, replace
 from datetime import timedelta
->>>>>>> kube2
 from typing import Any, Final
 
 from scaler import mistakes

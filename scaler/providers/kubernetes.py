@@ -13,11 +13,7 @@ from typing import Final, Literal, NoReturn
 from pydantic import field_validator
 
 from scaler.clients import kube_events, kube_resource, kube_seen, kube_self
-<<<<<<< HEAD
-from scaler.clients.kube_desk import Desk, Desks, Seen
-=======
-from scaler.clients.kube_desk import CATCH_UP, Desk, Seen
->>>>>>> kube2
+from scaler.clients.kube_desk import CATCH_UP, Desk, Desks, Seen
 from scaler.clients.kube_resource import SELF, Resource, Written
 from scaler.clients.kube_seen import CHOSEN, COST, Pod, Workload
 from scaler.clients.kubernetes import MANAGER, MERGE, Api, Clusters, Json
