@@ -82,7 +82,7 @@ class KubernetesMetrics:
         silent = [instance for instance in running if instance.id not in told]
         trouble, pods = "", told
         if silent or not told:
-            trouble, known = await self._known(fleet.target, silent)
+            trouble, known = await self._known(fleet.target, silent, wait=not told)
             pods = {**known, **told}
         samples = self._reading.samples(running, pods, now)
         if trouble and all(now - sample.at > OLD for sample in samples):
@@ -91,14 +91,17 @@ class KubernetesMetrics:
         return Reading(metric=name, samples=samples, missing=missing)
 
     async def _known(
-        self, policy: str, pods: Sequence[Instance]
+        self, policy: str, pods: Sequence[Instance], *, wait: bool
     ) -> tuple[str, Mapping[str, Usage]]:
-        """What metrics.k8s.io says, and why it says nothing newer."""
+        """What metrics.k8s.io says, and why it says nothing newer.
+
+        A server that lets us wait must not cost us what others have told already.
+        """
         try:
             if self._gauge is None:
                 at = self._gauges.at(self._target.context, self._target.namespace)
                 self._gauge = await at
-            known = await self._gauge.look(policy, [pod.id for pod in pods])
+            known = await self._gauge.look(policy, [pod.id for pod in pods], wait=wait)
         except ScalerError as error:
             return str(error), {}
         return self._gauge.trouble, known
