@@ -9,6 +9,7 @@ import os
 import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tests.fakes.kube_cluster import Cluster
@@ -17,6 +18,7 @@ from tests.fakes.kubernetes import Server
 
 PORT = 19109  # of readings; each pod has an address of its own
 ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"
+GROUPS = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))  # each container has its own
 POLICY = """\
 policies:
   web:
@@ -48,7 +50,7 @@ mkdir -p {account}
 mkdir -p /run/app
 cp {folder}/account/* {account}/
 [ -e /var/run/secrets ] || mount --bind /run /var/run
-{python} -c '{burn}' {folder}/load &
+( echo 0 >{group}/cgroup.procs; exec {python} -c '{burn}' {folder}/load ) &
 exec {scaler}
 """
 
@@ -87,6 +89,7 @@ class SidecarPod:
             ttl=f"{ttl:g}", address=self.address, port=PORT, token=self.folder / "token"
         )
         (self.folder / "scaler.yaml").write_text(settings)
+        self._group = next(path for path in GROUPS if path.exists()) / f"scaler-{self.name}"
         self.burn(0)
 
     def burn(self, share: float) -> None:
@@ -96,6 +99,7 @@ class SidecarPod:
         fresh.replace(self.folder / "load")
 
     def start(self) -> None:
+        self._group.mkdir()
         # Without rich, which structlog loads when a development tool has brought it along.
         run = 'import sys; sys.modules["rich"] = None; from scaler.__main__ import main; main()'
         scaler = (
@@ -107,6 +111,7 @@ class SidecarPod:
             folder=self.folder,
             python=sys.executable,
             burn=BURN.strip(),
+            group=self._group,
             scaler=scaler,
         )
         environment = {
@@ -142,6 +147,9 @@ class SidecarPod:
             self._process.kill()
             self._process.wait(30)
             self._process = None
+            while (self._group / "cgroup.procs").read_text():
+                time.sleep(0.01)
+            self._group.rmdir()
 
 
 async def application(
