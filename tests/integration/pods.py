@@ -43,13 +43,16 @@ while True:
         pass
     time.sleep(0.05 * (1 - share))
 """
-START = """
+# Where the kubelet mounts the service account, as seen by this process and its children only.
+MOUNT = f"""
 set -e
 mount -t tmpfs tmpfs /run
-mkdir -p {account}
-mkdir -p /run/app
-cp {folder}/account/* {account}/
+mkdir -p {ACCOUNT}
+cp ACCOUNT_FILES/* {ACCOUNT}/
 [ -e /var/run/secrets ] || mount --bind /run /var/run
+"""
+START = """
+{mount}
 ( echo 0 >{group}/cgroup.procs; exec {python} -c '{burn}' {folder}/load ) &
 exec {scaler}
 """
@@ -69,6 +72,14 @@ def certified(folder: Path) -> ssl.SSLContext:
     return tls
 
 
+def account(folder: Path, authority: Path, token: str) -> None:
+    """The files of a service account, in `folder/account`."""
+    (folder / "account").mkdir()
+    (folder / "account" / "token").write_text(token)
+    (folder / "account" / "namespace").write_text("default")
+    (folder / "account" / "ca.crt").write_text(authority.read_text())
+
+
 class SidecarPod:
     """One pod of the fake cluster and the processes that would be in it."""
 
@@ -78,13 +89,11 @@ class SidecarPod:
         self.folder = folder / self.name
         self._server = server
         self._process: subprocess.Popen[bytes] | None = None
-        (self.folder / "account").mkdir(parents=True)
+        self.folder.mkdir()
+        account(self.folder, folder / "ca.crt", token)
         (self.folder / "policies").mkdir()
         (self.folder / "policies" / "web.yaml").write_text(POLICY)
         (self.folder / "token").write_text("shared-between-pods")
-        (self.folder / "account" / "token").write_text(token)
-        (self.folder / "account" / "namespace").write_text("default")
-        (self.folder / "account" / "ca.crt").write_text((folder / "ca.crt").read_text())
         settings = SETTINGS.format(
             ttl=f"{ttl:g}", address=self.address, port=PORT, token=self.folder / "token"
         )
@@ -107,7 +116,7 @@ class SidecarPod:
             f"--socket {self.folder}/s run"
         )
         script = START.format(
-            account=ACCOUNT,
+            mount=MOUNT.replace("ACCOUNT_FILES", str(self.folder / "account")),
             folder=self.folder,
             python=sys.executable,
             burn=BURN.strip(),
