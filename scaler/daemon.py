@@ -33,13 +33,14 @@ from scaler.engine.manager import ScalingManager
 from scaler.engine.recorder import Recorder
 from scaler.engine.scheduler import Scheduler
 from scaler.engine.watched import Condition
-from scaler.errors import ConfigError, Refused, Unavailable
-from scaler.installed import Installed, open_lease, open_store
+from scaler.errors import Refused, Unavailable
+from scaler.installed import Installed, open_lease, open_peers, open_store
 from scaler.interfaces import Context, Lease, Store
 from scaler.located import Problem
 from scaler.policybook import PolicyBook
 from scaler.settings import Settings
 
+LOOK_EVERY: Final = timedelta(seconds=1)  # at the pod around a sidecar
 STATUS_EVERY: Final = timedelta(seconds=2)
 FORGET_EVERY: Final = timedelta(hours=1)
 LATE: Final = timedelta(seconds=30)  # no tick for so long, beyond three periods: not alive
@@ -62,6 +63,7 @@ class Daemon:
         self._random = Random()
         self.recorder = Recorder(store=store, clock=clock, tell=tell)
         context = Context(clock=clock, state_dir=settings.state_dir, random=self._random)
+        self.peers = open_peers(settings, context)
         self.adapters = Installed(context)
         lease = open_lease(settings, context)
         self.leadership = None if lease is None else self._candidate(lease)
@@ -177,6 +179,8 @@ class Daemon:
         ]
         if self.manager.health.busy:
             jobs.append(Job(name="probes", every=BEAT, run=self.manager.health.step))
+        if self.peers is not None:
+            jobs.append(Job(name="this pod", every=LOOK_EVERY, run=self.peers.samples.look_soon))
         if self._book.looks_at_labels:
             span = self.settings.labels.every
             jobs.append(Job(name="labels", every=span, run=self._look_at_labels_soon))
@@ -387,14 +391,13 @@ def _both(
 
 
 async def serve(daemon: Daemon, stack: AsyncExitStack) -> None:
-    """Open the socket, and the port if one is set; both close with the stack.
+    """Open the socket, and the ports that are set; all close with the stack.
 
     Raises:
         Refused: another daemon answers there.
         ConfigError: it cannot be opened.
     """
-    from aiohttp import web  # noqa: PLC0415 - `run --once` does without
-
+    from scaler.api import listening  # noqa: PLC0415 - `run --once` does without
     from scaler.api.server import Api  # noqa: PLC0415
 
     settings = daemon.settings
@@ -409,36 +412,12 @@ async def serve(daemon: Daemon, stack: AsyncExitStack) -> None:
         alive=daemon.late,
         ready=daemon.unready,
     )
-    path = settings.socket
-    if await _answers(path):
-        raise Refused(f"another scaler answers at {path}; stop it, or set another socket")
-    runners = [web.AppRunner(api.application(), access_log=None, shutdown_timeout=1)]
-    if settings.http:
-        runners.append(web.AppRunner(api.probes(), access_log=None, shutdown_timeout=1))
-    for runner in runners:
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-    before = os.umask(0o117)  # 0660: the owner and the group may ask and command
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-        await web.UnixSite(runners[0], str(path)).start()
-        if settings.http:
-            host, _, port = settings.http.rpartition(":")
-            await web.TCPSite(runners[1], host.strip("[]"), int(port)).start()
-    except OSError as error:
-        raise ConfigError(f"cannot listen at {error.filename or settings.http}: {error}") from error
-    finally:
-        os.umask(before)
-    stack.callback(path.unlink, missing_ok=True)
+    ports = [(settings.http, api.probes())] if settings.http else []
+    if daemon.peers is not None:
+        from scaler.api import readings  # noqa: PLC0415 - only in a sidecar
 
-
-async def _answers(path: Path) -> bool:
-    try:
-        _, writer = await asyncio.open_unix_connection(path)
-    except OSError:
-        return False
-    writer.close()
-    return True
+        ports.append((settings.sidecar.listen, readings.application(daemon.peers)))
+    await listening.listen(settings.socket, api.application(), ports, stack)
 
 
 @contextmanager

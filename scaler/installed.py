@@ -1,7 +1,7 @@
 """What is installed, opened when it is first needed: adapters, the store and the lease."""
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaler import plugins
 from scaler.clients.http import HttpClient
@@ -23,6 +23,9 @@ from scaler.interfaces import (
 from scaler.probes import open_probe
 from scaler.settings import Settings
 from scaler.stores.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from scaler.clients.peers import Peers
 
 
 class Installed:
@@ -88,3 +91,14 @@ def open_lease(settings: Settings, context: Context) -> Lease | None:
         redis = Redis(wanted.redis_url.get_secret_value())
         return RedisLease(redis, context.clock, name=wanted.name)
     return None
+
+
+def open_peers(settings: Settings, context: Context) -> "Peers | None":
+    """The pods that tell each other what they use, also as a part of `Context.shared`."""
+    if not settings.sidecar.listen:
+        return None
+    from scaler.clients import peers  # noqa: PLC0415 - only in a sidecar
+
+    opened = peers.opened(settings.sidecar, context.clock, context.random)
+    context.shared[peers.Peers] = opened
+    return opened

@@ -26,6 +26,7 @@ from scaler.errors import ConfigError
 
 FILES: Final = (Path("config/scaler.yaml"), Path("scaler.yaml"), Path("/etc/scaler/scaler.yaml"))
 PREFIX: Final = "SCALER_"
+ADDRESS: Final = r"^$|^[^\s:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"  # host and port, or nothing
 
 
 def _default_policies() -> Path:
@@ -122,6 +123,32 @@ class Lease(BaseModel):
             raise ValueError("redis_url is missing; write redis_url: redis://HOST:6379/0")
         return self
 
+    @property
+    def on_kubernetes(self) -> str:
+        """The name of the Lease object; empty when there is none."""
+        return self.name if self.store == "kubernetes" else ""
+
+
+class Sidecar(BaseModel):
+    """What the pods of an application use, as those who scale it ask each other for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    listen: str = Field(default="", pattern=ADDRESS)
+    """`0.0.0.0:9109` answers the other pods there, each at the same port; off when empty."""
+    token_file: str = ""
+    """File with a secret that all pods share; read each time, so that it may be renewed."""
+
+    @model_validator(mode="after")
+    def _is_guarded(self) -> Self:
+        if self.listen and not self.token_file:
+            raise ValueError("listen is for those with the secret; write token_file: as well")
+        return self
+
+    @property
+    def port(self) -> int:
+        return int(self.listen.rpartition(":")[2])
+
 
 class Settings(BaseSettings):
     """Everything but policies."""
@@ -141,7 +168,7 @@ class Settings(BaseSettings):
     """Where the journal and what providers must remember are kept."""
     socket: Path = Field(default_factory=_socket)
     """Where the daemon listens for `scaler status` and the other commands."""
-    http: str = Field(default="", pattern=r"^$|^[^\s:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")
+    http: str = Field(default="", pattern=ADDRESS)
     """`127.0.0.1:9108` also answers /livez and /readyz there; off when empty."""
     act: bool = True
     """`false` decides and records for every policy, and changes nothing."""
@@ -159,6 +186,8 @@ class Settings(BaseSettings):
     """Who is told of restarts, and of what needs a person."""
     lease: Lease = Lease()
     """Which of several daemons on the same targets acts; without one, this daemon does."""
+    sidecar: Sidecar = Sidecar()
+    """What the pods of an application tell each other; off unless an address is given."""
     log: Log = Log()
     """What is logged, and in which form."""
     origin: str = Field(default="defaults, no file", exclude=True)
@@ -224,6 +253,7 @@ def _explained(detail: ErrorDetails, document: located.Document) -> str:
             "labels": Labels,
             "notify": Notify,
             "lease": Lease,
+            "sidecar": Sidecar,
         }
         model = models.get(where[0], Settings) if where[1:] else Settings
         message = mistakes.unknown(str(where[-1]), set(model.model_fields) - {"origin"})

@@ -58,7 +58,7 @@ def import_(
     help="Where the daemon runs; '' leaves it to kustomize.",
 )
 @click.option("--sidecar", "own", default="", help="The workload that `workload: self` stands for.")
-@click.option("--lease", default="", help="The Lease that several daemons share.")
+@click.option("--lease", default="", help="The Lease that daemons share; else the settings say.")
 @click.option("--json", "form", flag_value="json", default="yaml", help="Print JSON.")
 @click.pass_context
 def rbac(
@@ -78,6 +78,7 @@ def rbac(
         settings = settings_of(context)
         policies = policyfile.load(files or settings.policies).insist().values()
         who = rights.Account(name=account, namespace=namespace)
+        lease = lease or settings.lease.on_kubernetes
         rights.run(policies, who, form, act=settings.act, own=own, lease=lease)
 
 

@@ -6,7 +6,7 @@ A look at one of a thousand targets costs as much as it has pods, and no request
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -232,6 +232,13 @@ class Desk:
         if self._sets is not None:
             every.append(self._sets)
         await asyncio.gather(*(mirror.aclose() for mirror in every))
+
+
+@dataclass(frozen=True, slots=True)
+class Desks:
+    """Those that are open, by context and namespace, as a part of `Context.shared`."""
+
+    open: dict[tuple[str, str], Desk] = field(default_factory=dict)
 
 
 def _some(names: Mapping[str, object]) -> str:

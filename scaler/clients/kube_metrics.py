@@ -3,14 +3,17 @@
 The metrics-server looks at the nodes every fifteen seconds or so, and nobody tells when it has. So
 its rhythm is learned: it is asked a little before new numbers are due, and then twice a second
 until they are there. That costs two or three requests a period, and what is new is seen half a
-second after it can be.
+second after it can be. An adapter that computes on the spot has something new whenever it is asked;
+it is asked every five seconds.
 """
 
 import asyncio
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
+
+import structlog
 
 from scaler.clients import kube_quantity
 from scaler.clients.kubernetes import Api, Json
@@ -20,9 +23,13 @@ from scaler.errors import NotFound, ScalerError, Unavailable
 
 PERIOD: Final = timedelta(seconds=15)  # until it has been learned
 LONGEST: Final = timedelta(minutes=2)
+SHORTEST: Final = timedelta(seconds=5)  # metrics-server refuses a period below 10 s
 STEP: Final = timedelta(seconds=0.5)
 MOST_STEPS: Final = 6  # then it is late, and asked for ever more seldom
 IDLE: Final = timedelta(minutes=2)  # without a reader nobody asks
+AHEAD: Final = timedelta(seconds=5)  # of our clock; more is worth a word
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,8 @@ class Gauge:
         self._api = api
         self._path = f"/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods"
         self._notices = notices
+        self._stamps: dict[str, datetime] = {}  # of the pods, on the server's clock
+        self._warned = False
         self._readers: dict[str, Collection[str]] = {}  # by policy: its pods
         self._read_at = timedelta()
         self._first = asyncio.Event()
@@ -67,6 +76,12 @@ class Gauge:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _follow(self) -> None:
+        try:
+            await self._ask_on()
+        finally:
+            self._first.set()  # whoever waits is not left alone with a defect
+
+    async def _ask_on(self) -> None:
         clock = self._api.clock
         rhythm = Rhythm()
         while clock.monotonic() - self._read_at < IDLE:
@@ -96,16 +111,32 @@ class Gauge:
             return set()
         except ScalerError as error:
             self.trouble = str(error)
-            if isinstance(error, Unavailable):
-                self._api.gate.failed(error)
+            if isinstance(error, Unavailable) and error.retry_after is not None:
+                self._api.gate.failed(error)  # without it, only the metrics-server may be away
             return set()
         self._api.gate.answered()
         self.trouble = ""
-        old = self.pods
-        self.pods = {name: usage for name, usage in map(_usage, _items(answer)) if usage}
-        return {
-            name for name, usage in self.pods.items() if name not in old or old[name].at != usage.at
+        return self._take({name: usage for name, usage in map(_usage, _items(answer)) if usage})
+
+    def _take(self, found: Mapping[str, Usage]) -> set[str]:
+        """What is from the future gets the moment it was first seen at, and grows old from there.
+
+        At each question anew it would be as of now, although the numbers stand still.
+        """
+        now = self._api.clock.now()
+        old, stamps = self.pods, self._stamps
+        self._stamps = {name: usage.at for name, usage in found.items()}
+        news = {name for name, stamp in self._stamps.items() if stamps.get(name) != stamp}
+        self.pods = {
+            name: replace(usage, at=min(usage.at, now)) if name in news else old[name]
+            for name, usage in found.items()
         }
+        ahead = max((self._stamps[name] - now for name in news), default=timedelta())
+        if ahead > AHEAD and not self._warned:
+            self._warned = True
+            seconds = round(ahead.total_seconds())
+            log.warning("metrics.from_the_future", path=self._path, ahead_s=seconds)
+        return news
 
 
 class Rhythm:
@@ -122,11 +153,13 @@ class Rhythm:
         self._gap = timedelta()  # between the last two questions
         self._fruitless = 0  # questions since something new
         self._at_once = 0  # rounds in a row whose first question was too late
+        self._was_late = False  # in the round before
 
     def next(self, now: timedelta, *, news: bool, window: timedelta = timedelta()) -> timedelta:
         """How long to wait after a question at `now`, which brought something new or did not.
 
-        The first guess of the period is the `window` of the first numbers.
+        The first guess of the period is the `window` of the first numbers, if that is the shorter
+        one: a guess that is too short costs questions, one that is too long makes numbers old.
         """
         if not news:
             self._fruitless += 1
@@ -134,33 +167,38 @@ class Rhythm:
             doubled: timedelta = STEP * 2 ** min(beyond, 10)
             self._gap = min(doubled, PERIOD)
             return self._gap
+        shortest = max(min(SHORTEST, window / 3), STEP) if window else SHORTEST
         if self._seen_at is not None:
             self._learn(now - self._seen_at)
         elif window:
-            self._wait = min(max(window - STEP, STEP), LONGEST)
+            self._wait = min(self._wait, window - STEP)
+        self._wait = min(max(self._wait, shortest), LONGEST)
         self._seen_at, self._fruitless = now, 0
         return self._wait
 
     def _learn(self, took: timedelta) -> None:
-        if self._fruitless:
-            self._at_once = 0
-            wait = took - self._gap
-        else:
+        """A round that was much too long was an outage, unless the next one is as long."""
+        late = self._fruitless > MOST_STEPS
+        if not self._fruitless:
             earlier: timedelta = STEP * 2 ** min(self._at_once, 4)
             self._at_once += 1
-            wait = self._wait - earlier
-        self._wait = min(max(wait, STEP), LONGEST)
+            self._wait -= earlier
+        else:
+            self._at_once = 0
+            if not late or self._was_late:
+                self._wait = took - self._gap
+        self._was_late = late
 
 
 def _usage(item: Json) -> tuple[str, Usage | None]:
-    """A pod and what it used; nothing when it is written strangely."""
+    """A pod and what it used; nothing when it is written strangely, or not all is known of it."""
     try:
         name = str(item["metadata"]["name"])
         containers = tuple(
             (
                 str(one["name"]),
-                _amount(one["usage"].get("cpu", "0")),
-                _amount(one["usage"].get("memory", "0")),
+                _amount(one["usage"]["cpu"]),
+                _amount(one["usage"]["memory"]),
             )
             for one in item["containers"]
         )

@@ -138,15 +138,20 @@ def quoted(body: bytes) -> str:
 
 def _credentials(source: WebSource) -> Mapping[str, str]:
     if source.user:
-        password = _secret(source.password_file, source.password_env)
+        password = secret(source.password_file, source.password_env)
         both = b64encode(f"{source.user}:{password}".encode()).decode()
         return {"Authorization": f"Basic {both}"}
     if source.token_file or source.token_env:
-        return {"Authorization": f"Bearer {_secret(source.token_file, source.token_env)}"}
+        return {"Authorization": f"Bearer {secret(source.token_file, source.token_env)}"}
     return {}
 
 
-def _secret(file: str, variable: str) -> str:
+def secret(file: str, variable: str = "") -> str:
+    """What is in a file, else in an environment variable.
+
+    Raises:
+        PermanentError: it cannot be read, or is no secret.
+    """
     if file:
         try:
             with Path(file).open("rb") as opened:

@@ -13,7 +13,7 @@ from typing import Final, Literal, NoReturn
 from pydantic import field_validator
 
 from scaler.clients import kube_events, kube_resource, kube_seen, kube_self
-from scaler.clients.kube_desk import CATCH_UP, Desk, Seen
+from scaler.clients.kube_desk import CATCH_UP, Desk, Desks, Seen
 from scaler.clients.kube_resource import SELF, Resource, Written
 from scaler.clients.kube_seen import CHOSEN, COST, Pod, Workload
 from scaler.clients.kubernetes import MANAGER, MERGE, Api, Clusters, Json
@@ -105,7 +105,7 @@ class KubernetesProvider:
             Clusters, Clusters(context.clock, context.random)
         )
         self._notices: Notices = shared.setdefault(Notices, Notices())
-        self._desks: dict[tuple[str, str], Desk] = {}
+        self._desks = shared.setdefault(Desks, Desks()).open
         self._places: dict[KubernetesTarget, _Place] = {}
         self._events = kube_events.Events(context.clock)
 

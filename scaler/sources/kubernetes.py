@@ -1,8 +1,8 @@
-"""CPU and memory of pods, as metrics.k8s.io has them.
+"""CPU and memory of pods, as metrics.k8s.io has them, or as the pods tell each other.
 
 Samples carry the moment and window of the metrics-server, so numbers that stand still grow old and
-are no data in the end. Without a word about it 100 % is what the containers request, as for the
-HorizontalPodAutoscaler.
+are no data in the end. A sidecar asks the sidecars of the other pods, whose numbers are a second
+old; whoever does not answer it is looked up in metrics.k8s.io.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,17 +10,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from scaler import mistakes
 from scaler.clients.kube_metrics import Gauge, Usage
+from scaler.clients.kube_reading import PodReading
+from scaler.clients.kube_resource import SELF
 from scaler.clients.kubernetes import Api, Clusters
 from scaler.clients.notices import Notices
+from scaler.clients.peers import Peers
 from scaler.core.document import Source, Target
-from scaler.core.model import Fleet, Instance, Reading, Sample, State
+from scaler.core.model import Fleet, Instance, Reading, State
 from scaler.core.policy import Metric
-from scaler.errors import ConfigError, ScalerError
+from scaler.errors import ScalerError
 from scaler.interfaces import Context
 
-METRICS: Final = ("cpu", "memory")
 OLD: Final = timedelta(minutes=1)  # numbers that are no answer any more when nobody answers
 
 
@@ -56,74 +57,64 @@ class Gauges:
 class KubernetesMetrics:
     """One metric of one target."""
 
-    def __init__(self, metric: Metric, target: Any, gauges: Gauges) -> None:
+    def __init__(
+        self, metric: Metric, target: Any, gauges: Gauges, peers: Peers | None = None
+    ) -> None:
+        """`peers` are the sidecars of the same target, when this process is one of them."""
         self._metric = metric
         self._target = target
         self._gauges = gauges
+        self._peers = peers
         self._gauge: Gauge | None = None
-        of = metric.of if "of" in metric.model_fields_set else "request"
-        self._base = f"{metric.name}_limit" if of == "limit" else metric.name
-        self._noun = f"{of} of {metric.name}"
+        self._reading = PodReading(metric, target.container)
 
     async def read(self, fleet: Fleet, since: datetime, now: datetime) -> Reading:  # noqa: ARG002 - a gauge has no past
         name = self._metric.name
         running = [i for i in fleet.instances if i.state is State.RUNNING]
         if not running:
             return Reading(metric=name, missing="no pod is running")
-        if why := self._baseless(running):
+        if why := self._reading.baseless(running):
             return Reading(metric=name, missing=why)
+        told = await self._told(running)
+        silent = [instance for instance in running if instance.id not in told]
+        trouble, pods = "", told
+        if silent or not told:
+            trouble, known = await self._known(fleet.target, silent)
+            pods = {**known, **told}
+        samples = self._reading.samples(running, pods, now)
+        if trouble and all(now - sample.at > OLD for sample in samples):
+            return Reading(metric=name, missing=trouble)
+        missing = None if samples else "metrics.k8s.io has no numbers of these pods yet"
+        return Reading(metric=name, samples=samples, missing=missing)
+
+    async def _known(
+        self, policy: str, pods: Sequence[Instance]
+    ) -> tuple[str, Mapping[str, Usage]]:
+        """What metrics.k8s.io says, and why it says nothing newer."""
         try:
             if self._gauge is None:
                 at = self._gauges.at(self._target.context, self._target.namespace)
                 self._gauge = await at
-            pods = await self._gauge.look(fleet.target, [i.id for i in running])
+            known = await self._gauge.look(policy, [pod.id for pod in pods])
         except ScalerError as error:
-            return Reading(metric=name, missing=str(error))
-        samples = self._samples(running, pods, now)
-        if self._gauge.trouble and all(now - sample.at > OLD for sample in samples):
-            return Reading(metric=name, missing=self._gauge.trouble)
-        missing = None if samples else "metrics.k8s.io has no numbers of these pods yet"
-        return Reading(metric=name, samples=samples, missing=missing)
+            return str(error), {}
+        return self._gauge.trouble, known
 
-    def _baseless(self, running: Sequence[Instance]) -> str:
-        """Whose containers do not say what 100 % is, when that is needed."""
-        goal = self._metric.keep
-        if goal is not None and goal.utilization is None:
-            return ""
-        without = next((i.id for i in running if not i.bases.get(self._base)), None)
-        if without is None:
-            return ""
-        which = self._target.container or "each container"
-        return (
-            f"{without} has no {self._noun}, so no share of it can be told; set it for {which} in "
-            "the pod template, or write value: in place of a percentage"
-        )
+    async def _told(self, running: Sequence[Instance]) -> Mapping[str, Usage]:
+        """The newest second of each pod whose sidecar answers.
 
-    def _samples(
-        self, running: Sequence[Instance], pods: Mapping[str, Usage], now: datetime
-    ) -> tuple[Sample, ...]:
-        samples = []
-        for instance in running:
-            usage = pods.get(instance.id)
-            if usage is None or (value := self._value(usage)) is None:
-                continue
-            samples.append(
-                Sample(
-                    at=min(usage.at, now),  # the server's clock may be ahead of ours
-                    value=value,
-                    instance=instance.id,
-                    base=instance.bases.get(self._base),
-                    window=usage.window,
-                )
-            )
-        return tuple(samples)
-
-    def _value(self, usage: Usage) -> float | None:
-        """Of the chosen container, or of all together."""
-        which = METRICS.index(self._metric.name) + 1
+        It tells of the pod as a whole, so with a container named it counts where there is one.
+        """
+        if self._peers is None:
+            return {}
         only = self._target.container
-        amounts = [float(c[which]) for c in usage.containers if only in ("", c[0])]
-        return sum(amounts) if amounts else None
+        heard = await self._peers.ask(running)
+        newest = {pod: told[-1] for pod, told in heard.items() if not isinstance(told, str)}
+        return {
+            pod: Usage(one.at, one.window, ((only, one.cpu, one.memory),))
+            for pod, one in newest.items()
+            if not only or one.containers == 1
+        }
 
     async def aclose(self) -> None:
         if self._gauge is not None:
@@ -134,21 +125,12 @@ class _Plugin:
     source = KubernetesSource
 
     def open(self, metric: Metric, target: Target, context: Context) -> KubernetesMetrics:
-        if metric.name not in METRICS:
-            remedy = mistakes.meant(metric.name, METRICS) or "known are cpu, memory"
-            raise ConfigError(
-                f'kubernetes has no metric "{metric.name}"; {remedy} or name a source for it'
-            )
-        if metric.of == "host":
-            raise ConfigError(
-                f"{metric.name}: how large nodes are needs a right on the whole cluster; write of: "
-                "request or of: limit"
-            )
         shared = context.shared
         clusters = shared.setdefault(Clusters, Clusters(context.clock, context.random))
         notices = shared.setdefault(Notices, Notices())
         gauges = shared.setdefault(Gauges, Gauges(clusters, notices))
-        return KubernetesMetrics(metric, target, gauges)
+        beside = getattr(target, "workload", "") == SELF
+        return KubernetesMetrics(metric, target, gauges, shared.get(Peers) if beside else None)
 
 
 PLUGIN: Final = _Plugin()

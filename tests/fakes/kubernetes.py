@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import base64
 import re
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -176,10 +177,13 @@ class Target:
 
 
 class Server:
-    """Plain HTTP on 127.0.0.1, on a port that the system chooses unless one is given."""
+    """On 127.0.0.1, on a port that the system chooses unless one is given."""
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.admin = "admin-token"
+        self._tls = tls
         self.host, self.port = host, port
         self.objects = Objects()
         self.audit: list[Call] = []
@@ -198,7 +202,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -216,7 +220,9 @@ class Server:
 
     async def up(self) -> None:
         assert self._runner is not None
-        self._site = web.TCPSite(self._runner, self.host, self.port, reuse_address=True)
+        self._site = web.TCPSite(
+            self._runner, self.host, self.port, reuse_address=True, ssl_context=self._tls
+        )
         await self._site.start()
         assert self._site._server is not None
         self.port = self._site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]

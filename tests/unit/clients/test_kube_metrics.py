@@ -1,11 +1,12 @@
 """When the metrics-server is asked, and what is made of its answers."""
 
+import itertools
 from datetime import timedelta
 
 import pytest
 
 from scaler.clients import kube_quantity
-from scaler.clients.kube_metrics import PERIOD, STEP, Rhythm, _usage
+from scaler.clients.kube_metrics import PERIOD, SHORTEST, STEP, Rhythm, _usage
 
 
 def seconds(count: float) -> timedelta:
@@ -72,6 +73,33 @@ def test_what_is_new_is_seen_within_a_step_and_little_is_asked(period: float) ->
     assert len(recent) / 20 <= 3.5
 
 
+def test_an_outage_makes_numbers_old_no_longer_than_it_lasts() -> None:
+    rhythm, now, known, seen = Rhythm(), 0.0, -1, []
+    while now < 900:
+        number = int((now - 3.3) // 15)
+        news = number > known and not 300 <= now < 400
+        if news:
+            seen.append(now)
+            known = number
+        now += rhythm.next(seconds(now), news=news, window=seconds(15)).total_seconds()
+    after = [b - a for a, b in itertools.pairwise(seen) if a >= 400]
+    assert max(after) < 18
+    assert after[-1] == 15
+
+
+def test_an_adapter_that_computes_on_the_spot_is_asked_seldom() -> None:
+    rhythm = Rhythm()
+    waits = [rhythm.next(seconds(n), news=True, window=seconds(300)) for n in range(20)]
+    assert max(waits) < PERIOD
+    assert waits[-1] == SHORTEST
+
+
+def test_a_fast_server_is_followed() -> None:
+    rhythm = Rhythm()
+    waits = [rhythm.next(seconds(n), news=True, window=seconds(1)) for n in range(9)]
+    assert waits == [STEP] * 9
+
+
 def test_a_server_that_is_late_is_not_pestered() -> None:
     rhythm = Rhythm()
     rhythm.next(seconds(0), news=True)
@@ -108,6 +136,11 @@ def test_a_pod_and_what_it_used() -> None:
         {"containers": [{"name": "a", "usage": {"cpu": "NaN"}}]},
         {"containers": [{"name": "a", "usage": {"cpu": "-1"}}]},
         {"containers": [{"name": "a"}]},
+        {"containers": [{"name": "a", "usage": {}}]},
+        {"containers": [{"name": "a", "usage": {"cpu": "1"}}]},
+        {"containers": [{"name": "a", "usage": {"cpu": 1, "memory": "1Mi"}}]},
+        {"containers": [{"name": "a", "usage": {"cpu": ["1"], "memory": "1Mi"}}]},
+        {"window": "99999999999999999999s"},
         {"metadata": []},
     ],
 )
