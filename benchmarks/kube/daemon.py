@@ -1,28 +1,44 @@
-"""A daemon in a process of its own, on a fake API server in this one."""
+"""A daemon in a process of its own, on a fake API server in this one, as it would run in a pod."""
 
 import asyncio
 import json
 import os
+import shlex
 import subprocess
 import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.docker import cpu_s
 from benchmarks.start import AS_INSTALLED, rss_mib
-from tests.fakes.kubernetes import Server, kubeconfig
+from tests.fakes.kube_cluster import Cluster
+from tests.fakes.kubernetes import Server
+from tests.integration import pods
 from tests.integration.running import SCALER
+
+
+@asynccontextmanager
+async def served(**cluster: Any) -> AsyncIterator[tuple[Server, Cluster, Path]]:
+    """A server with TLS, a cluster on it, and a folder that holds its authority."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        async with Server(tls=pods.certified(folder)) as server, Cluster(server, **cluster) as made:
+            yield server, made, folder
 
 
 class Daemon:
     """Runs from `start` to `stop`."""
 
-    def __init__(self, folder: Path, server: Server, policies: str) -> None:
+    def __init__(self, folder: Path, server: Server, policies: str, authority: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "policies").mkdir()
         (folder / "policies" / "all.yaml").write_text(policies)
-        (folder / "kubeconfig").write_text(kubeconfig(server))
+        pods.account(folder, authority, server.admin)
+        self._server = server
         self._socket = str(folder / "s.sock")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -30,12 +46,15 @@ class Daemon:
         environment = {
             **os.environ,
             "SCALER_STATE_DIR": str(self.folder / "state"),
-            "KUBECONFIG": str(self.folder / "kubeconfig"),
+            "KUBERNETES_SERVICE_HOST": self._server.host,
+            "KUBERNETES_SERVICE_PORT": str(self._server.port),
         }
+        mount = pods.MOUNT.replace("ACCOUNT_FILES", str(self.folder / "account"))
         command = [sys.executable, "-c", AS_INSTALLED, "--socket", self._socket, "run"]
+        script = f"{mount}\nexec {shlex.join([*command, str(self.folder / 'policies')])}"
         with (self.folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                [*command, str(self.folder / "policies")], env=environment, stderr=log
+                ["unshare", "--mount", "sh", "-c", script], env=environment, stderr=log
             )
 
     @property

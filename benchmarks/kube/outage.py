@@ -6,12 +6,10 @@ it is over; the time until it is answered is measured, as are the requests made 
 
 import asyncio
 import os
-import tempfile
 import time
 from datetime import timedelta
-from pathlib import Path
 
-from benchmarks.kube.daemon import Daemon
+from benchmarks.kube.daemon import Daemon, served
 from tests.fakes.kube_cluster import Cluster
 from tests.fakes.kube_objects import Json
 from tests.fakes.kubernetes import Server
@@ -80,18 +78,17 @@ class Rig:
 
 
 async def _during(trouble: str) -> dict[str, float]:
-    async with Server() as server, Cluster(server, metrics_every=1.0) as cluster:
+    async with served(metrics_every=1.0) as (server, cluster, folder):
         rig = Rig(server, cluster)
-        with tempfile.TemporaryDirectory() as folder:
-            policies = "policies:\n" + "".join(POLICY.format(n=n) for n in range(TARGETS))
-            daemon = Daemon(Path(folder) / "d", server, policies)
-            daemon.start()
-            try:
-                await daemon.ready(TARGETS)
-                requests, span = await _suffer(trouble, rig)
-                back = await rig.grown()
-            finally:
-                daemon.stop()
+        policies = "policies:\n" + "".join(POLICY.format(n=n) for n in range(TARGETS))
+        daemon = Daemon(folder / "d", server, policies, folder / "ca.crt")
+        daemon.start()
+        try:
+            await daemon.ready(TARGETS)
+            requests, span = await _suffer(trouble, rig)
+            back = await rig.grown()
+        finally:
+            daemon.stop()
     return {
         f"{trouble}: scale-ins": rig.shrunk(),
         f"{trouble}: requests_per_min": round(60 * requests / span, 1),

@@ -9,11 +9,9 @@ import asyncio
 import math
 import os
 import random
-import tempfile
 import time
-from pathlib import Path
 
-from benchmarks.kube.daemon import Daemon, percentile
+from benchmarks.kube.daemon import Daemon, percentile, served
 from tests.fakes.kube_cluster import Cluster
 from tests.fakes.kube_objects import Json
 from tests.fakes.kubernetes import Server
@@ -123,22 +121,21 @@ async def measure() -> dict[str, float]:
         start_up = 10.0 * (1 + number % 6)
         step_at = None if wave else begin + draw.uniform(0, SPAN_S - 60)
         apps.append(App(f"web-{number}", start_up, step_at, draw.random()))
-    async with Server() as server, Cluster(server, metrics_every=EVERY_S, stop=5.0) as cluster:
+    async with served(metrics_every=EVERY_S, stop=5.0) as (server, cluster, folder):
         run = Run(server, cluster, apps)
         run._ready = dict.fromkeys(run.apps, 1)
         cluster.start_up = 0.1
         for app in apps:
             cluster.deploy(app.name)
-        with tempfile.TemporaryDirectory() as folder:
-            policies = "policies:\n" + "".join(POLICY.format(name=a.name) for a in apps)
-            daemon = Daemon(Path(folder) / "d", server, policies)
-            daemon.start()
-            try:
-                await daemon.ready(COUNT)
-                cluster.start_up = lambda pod: run.apps[pod["metadata"]["labels"]["app"]].start_up
-                await _pass(run, server, cluster, begin, draw)
-            finally:
-                daemon.stop()
+        policies = "policies:\n" + "".join(POLICY.format(name=a.name) for a in apps)
+        daemon = Daemon(folder / "d", server, policies, folder / "ca.crt")
+        daemon.start()
+        try:
+            await daemon.ready(COUNT)
+            cluster.start_up = lambda pod: run.apps[pod["metadata"]["labels"]["app"]].start_up
+            await _pass(run, server, cluster, begin, draw)
+        finally:
+            daemon.stop()
     steps = [a for a in apps if a.name >= "web" and a.step_at is not None]
     slow = [a.peak / math.ceil(1.0 / GOAL) - 1 for a in steps if a.start_up == 60 and a.peak]
     return {

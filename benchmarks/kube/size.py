@@ -2,14 +2,10 @@
 
 import asyncio
 import os
-import tempfile
 import time
 from collections import Counter
-from pathlib import Path
 
-from benchmarks.kube.daemon import Daemon
-from tests.fakes.kube_cluster import Cluster
-from tests.fakes.kubernetes import Server
+from benchmarks.kube.daemon import Daemon, served
 
 TARGETS = int(os.environ.get("SCALER_BENCH_TARGETS", "1000"))
 PODS_EACH = 10
@@ -27,7 +23,7 @@ POLICY = """\
 
 async def measure() -> dict[str, float]:
     """CPU in percent of a core, memory in MiB, requests a minute."""
-    async with Server() as server, Cluster(server, start_up=0.05, metrics_every=15.0) as cluster:
+    async with served(start_up=0.05, metrics_every=15.0) as (server, cluster, folder):
         cluster.load = lambda _: (0.35, 128 << 20)
         for number in range(TARGETS):
             cluster.deploy(f"web-{number}", PODS_EACH)
@@ -35,23 +31,22 @@ async def measure() -> dict[str, float]:
         async with asyncio.timeout(300):
             while len(server.metrics) < TARGETS * PODS_EACH:
                 await asyncio.sleep(1)
-        with tempfile.TemporaryDirectory() as folder:
-            policies = "policies:\n" + "".join(
-                POLICY.format(n=n, pods=PODS_EACH) for n in range(TARGETS)
-            )
-            daemon = Daemon(Path(folder) / "d", server, policies)
-            daemon.start()
-            try:
-                await daemon.ready(TARGETS)
-                await asyncio.sleep(SETTLE_S)
-                calls, used, began = len(server.audit), daemon.cpu_s, time.monotonic()
-                await asyncio.sleep(SPAN_S)
-                took = time.monotonic() - began
-                made = server.audit[calls:]
-                used = daemon.cpu_s - used
-                memory = daemon.rss_mib
-            finally:
-                daemon.stop()
+        policies = "policies:\n" + "".join(
+            POLICY.format(n=n, pods=PODS_EACH) for n in range(TARGETS)
+        )
+        daemon = Daemon(folder / "d", server, policies, folder / "ca.crt")
+        daemon.start()
+        try:
+            await daemon.ready(TARGETS)
+            await asyncio.sleep(SETTLE_S)
+            calls, used, began = len(server.audit), daemon.cpu_s, time.monotonic()
+            await asyncio.sleep(SPAN_S)
+            took = time.monotonic() - began
+            made = server.audit[calls:]
+            used = daemon.cpu_s - used
+            memory = daemon.rss_mib
+        finally:
+            daemon.stop()
     by_kind = Counter(f"{c.verb} {c.what}" for c in made)
     per_min = 60 * len(made) / took
     return {

@@ -16,7 +16,7 @@ from typing import Any, Final
 import structlog
 
 from scaler.clients import kube_quantity
-from scaler.clients.kubernetes import Api, Json
+from scaler.clients.kubernetes import Api, Json, parsed
 from scaler.clients.notices import Notices
 from scaler.core.units import parse_span
 from scaler.errors import NotFound, ScalerError, Unavailable
@@ -55,6 +55,7 @@ class Gauge:
         self._readers: dict[str, Collection[str]] = {}  # by policy: its pods
         self._read_at = timedelta()
         self._first = asyncio.Event()
+        self._digest = 0  # of the last answer: most questions come before there is anything new
         self._task: asyncio.Task[None] | None = None
 
     async def look(
@@ -108,7 +109,11 @@ class Gauge:
     async def _ask(self) -> set[str]:
         """Which pods have newer numbers than before."""
         try:
-            answer = await self._api.get(self._path)
+            answer = await self._api.raw(self._path)
+            if (digest := hash(answer)) == self._digest:
+                self._in_touch()
+                return set()
+            pods = _items(parsed(answer, f"GET {self._path}"))
         except NotFound:
             self.trouble = (
                 "the API server has no metrics.k8s.io: install the metrics-server, or name another "
@@ -120,9 +125,13 @@ class Gauge:
             if isinstance(error, Unavailable) and error.retry_after is not None:
                 self._api.gate.failed(error)  # without it, only the metrics-server may be away
             return set()
+        self._in_touch()
+        self._digest = digest
+        return self._take({name: usage for name, usage in map(_usage, pods) if usage})
+
+    def _in_touch(self) -> None:
         self._api.gate.answered()
         self.trouble = ""
-        return self._take({name: usage for name, usage in map(_usage, _items(answer)) if usage})
 
     def _take(self, found: Mapping[str, Usage]) -> set[str]:
         """What is from the future gets the moment it was first seen at, and grows old from there.

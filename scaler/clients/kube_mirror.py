@@ -9,6 +9,7 @@ Source: client-go's reflector; Kubernetes API concepts, "Efficient detection of 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
+from sys import intern
 from typing import Any, Final, Generic, TypeVar
 
 from scaler.clients.kubernetes import Api, Gone, Json
@@ -192,4 +193,4 @@ def _of(item: Json, key: str) -> Iterable[Any]:
 
 
 def _name(item: Json) -> str:
-    return str(_map(item, "metadata").get("name", ""))
+    return intern(str(_map(item, "metadata").get("name", "")))

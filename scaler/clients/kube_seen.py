@@ -147,7 +147,7 @@ def replica_set(item: Json) -> ReplicaSet:
     return ReplicaSet(
         name=_text(meta, "name"),
         uid=_text(meta, "uid"),
-        owner=_text(_controller(meta), "uid"),
+        owner=intern(_text(_controller(meta), "uid")),
         revision=int(revision) if revision.isdigit() else 0,
         replicas=_number(_map(item, "spec"), "replicas"),
     )
@@ -182,9 +182,9 @@ def pod(item: Json) -> Pod:
     annotations = _map(meta, "annotations")
     labels = _labels(meta, "labels")
     return Pod(
-        name=_text(meta, "name"),
+        name=intern(_text(meta, "name")),
         uid=_text(meta, "uid"),
-        owner=_text(_controller(meta), "uid"),
+        owner=intern(_text(_controller(meta), "uid")),
         phase=intern(_text(status, "phase")),
         node=intern(_text(spec, "nodeName")),
         created_at=_moment(meta, "creationTimestamp"),

@@ -113,7 +113,7 @@ class Kubelets:
     async def _read(self, name: str, node: _Node) -> None:
         try:
             async with self._room, asyncio.timeout(DEADLINE.total_seconds()):
-                page = await self._api.text(f"/api/v1/nodes/{name}/proxy/metrics/resource")
+                answer = await self._api.raw(f"/api/v1/nodes/{name}/proxy/metrics/resource")
         except TimeoutError:
             node.trouble = f"the kubelet of {name} did not answer within 2 s"
         except Forbidden as error:
@@ -125,7 +125,7 @@ class Kubelets:
             node.trouble = f"the kubelet of {name}: {error}"
         else:
             node.trouble = ""
-            self._take(name, node, page)
+            self._take(name, node, answer.decode(errors="replace"))
 
     def _take(self, name: str, node: _Node, page: str) -> None:
         if len(page) > MOST_CHARACTERS:

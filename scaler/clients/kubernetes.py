@@ -85,6 +85,21 @@ class Api:
             Unavailable: no answer, none in time, or that it is overloaded.
             Forbidden, NotFound, Conflict, Gone, PermanentError: as it says.
         """
+        answer = await self._exchanged(method, path, body, content, query)
+        return parsed(answer, f"{method} {path}")
+
+    async def raw(self, path: str) -> bytes:
+        """What the server answers, not looked into: `parsed` does that."""
+        return await self._exchanged("GET", path, None, JSON, {})
+
+    async def _exchanged(
+        self,
+        method: str,
+        path: str,
+        body: Json | Sequence[Json] | None,
+        content: str,
+        query: Mapping[str, str],
+    ) -> bytes:
         data = None if body is None else orjson.dumps(body)
         try:
             async with (
@@ -96,21 +111,7 @@ class Api:
                     _refuse(response, answer, f"{method} {path}")
         except _NETWORK as error:
             raise Unavailable(self._no_answer(f"{method} {path}", error)) from error
-        return _object(answer, f"{method} {path}")
-
-    async def text(self, path: str) -> str:
-        """The same for an answer that is no JSON."""
-        try:
-            async with (
-                asyncio.timeout(DEADLINE.total_seconds()),
-                await self._ask("GET", path, {}, None, JSON) as response,
-            ):
-                answer = await _body(response)
-                if response.status >= 300:
-                    _refuse(response, answer, f"GET {path}")
-        except _NETWORK as error:
-            raise Unavailable(self._no_answer(f"GET {path}", error)) from error
-        return answer.decode(errors="replace")
+        return answer
 
     async def watch(
         self, path: str, *, span: timedelta, **query: str
@@ -133,7 +134,7 @@ class Api:
                         _refuse(response, await _body(response), doing)
                     yield {"type": "OPENED"}
                     async for line in _lines(response):
-                        event = _object(line, doing)
+                        event = parsed(line, doing)
                         if event.get("type") == "ERROR":
                             _refuse_status(_inside(event), doing)
                         yield event
@@ -214,12 +215,13 @@ def _session(login: Login) -> aiohttp.ClientSession:
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
+    chunks, length = [], 0
     async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > MOST_BYTES:
+        chunks.append(chunk)
+        length += len(chunk)
+        if length > MOST_BYTES:
             raise PermanentError(f"{response.url.path} answers with more than {MOST_BYTES} bytes")
-    return bytes(body)
+    return b"".join(chunks)
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
@@ -237,7 +239,12 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
             raise PermanentError(f"{response.url.path}: an event is larger than {MOST_LINE} bytes")
 
 
-def _object(text: bytes, doing: str) -> Json:
+def parsed(text: bytes, doing: str) -> Json:
+    """An answer as a map.
+
+    Raises:
+        Unavailable: it is none.
+    """
     try:
         answer = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -255,7 +262,7 @@ def _inside(event: Json) -> Json:
 def _refuse(response: aiohttp.ClientResponse, body: bytes, doing: str) -> NoReturn:
     """Raise what an answer that is not 2xx means."""
     try:
-        status = _object(body, doing)
+        status = parsed(body, doing)
     except ScalerError:
         status = {"message": response.reason or "no reason given"}
     after = response.headers.get("Retry-After", "")

@@ -9,6 +9,7 @@ import os
 import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tests.fakes.kube_cluster import Cluster
@@ -17,6 +18,7 @@ from tests.fakes.kubernetes import Server
 
 PORT = 19109  # of readings; each pod has an address of its own
 ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"
+GROUPS = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))  # each container has its own
 POLICY = """\
 policies:
   web:
@@ -41,14 +43,17 @@ while True:
         pass
     time.sleep(0.05 * (1 - share))
 """
-START = """
+# Where the kubelet mounts the service account, as seen by this process and its children only.
+MOUNT = f"""
 set -e
 mount -t tmpfs tmpfs /run
-mkdir -p {account}
-mkdir -p /run/app
-cp {folder}/account/* {account}/
+mkdir -p {ACCOUNT}
+cp ACCOUNT_FILES/* {ACCOUNT}/
 [ -e /var/run/secrets ] || mount --bind /run /var/run
-{python} -c '{burn}' {folder}/load &
+"""
+START = """
+{mount}
+( echo 0 >{group}/cgroup.procs; exec {python} -c '{burn}' {folder}/load ) &
 exec {scaler}
 """
 
@@ -67,6 +72,14 @@ def certified(folder: Path) -> ssl.SSLContext:
     return tls
 
 
+def account(folder: Path, authority: Path, token: str) -> None:
+    """The files of a service account, in `folder/account`."""
+    (folder / "account").mkdir()
+    (folder / "account" / "token").write_text(token)
+    (folder / "account" / "namespace").write_text("default")
+    (folder / "account" / "ca.crt").write_text(authority.read_text())
+
+
 class SidecarPod:
     """One pod of the fake cluster and the processes that would be in it."""
 
@@ -76,17 +89,16 @@ class SidecarPod:
         self.folder = folder / self.name
         self._server = server
         self._process: subprocess.Popen[bytes] | None = None
-        (self.folder / "account").mkdir(parents=True)
+        self.folder.mkdir()
+        account(self.folder, folder / "ca.crt", token)
         (self.folder / "policies").mkdir()
         (self.folder / "policies" / "web.yaml").write_text(POLICY)
         (self.folder / "token").write_text("shared-between-pods")
-        (self.folder / "account" / "token").write_text(token)
-        (self.folder / "account" / "namespace").write_text("default")
-        (self.folder / "account" / "ca.crt").write_text((folder / "ca.crt").read_text())
         settings = SETTINGS.format(
             ttl=f"{ttl:g}", address=self.address, port=PORT, token=self.folder / "token"
         )
         (self.folder / "scaler.yaml").write_text(settings)
+        self._group = next(path for path in GROUPS if path.exists()) / f"scaler-{self.name}"
         self.burn(0)
 
     def burn(self, share: float) -> None:
@@ -96,6 +108,7 @@ class SidecarPod:
         fresh.replace(self.folder / "load")
 
     def start(self) -> None:
+        self._group.mkdir()
         # Without rich, which structlog loads when a development tool has brought it along.
         run = 'import sys; sys.modules["rich"] = None; from scaler.__main__ import main; main()'
         scaler = (
@@ -103,10 +116,11 @@ class SidecarPod:
             f"--socket {self.folder}/s run"
         )
         script = START.format(
-            account=ACCOUNT,
+            mount=MOUNT.replace("ACCOUNT_FILES", str(self.folder / "account")),
             folder=self.folder,
             python=sys.executable,
             burn=BURN.strip(),
+            group=self._group,
             scaler=scaler,
         )
         environment = {
@@ -142,6 +156,9 @@ class SidecarPod:
             self._process.kill()
             self._process.wait(30)
             self._process = None
+            while (self._group / "cgroup.procs").read_text():
+                time.sleep(0.01)
+            self._group.rmdir()
 
 
 async def application(

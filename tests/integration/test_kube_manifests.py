@@ -143,7 +143,8 @@ def test_probes_ask_where_the_daemon_answers(file: Path) -> None:
     (deployment,) = objects(file)
     (daemon,) = daemons(deployment["spec"]["template"]["spec"])
     chosen = settings.load(file.parent / "scaler.yaml")
-    (port,) = daemon["ports"]
+    name = daemon["livenessProbe"]["httpGet"]["port"]
+    (port,) = [port for port in daemon["ports"] if port["name"] == name]
     assert chosen.http == f"0.0.0.0:{port['containerPort']}"
     assert daemon["livenessProbe"]["httpGet"] == {"path": "/livez", "port": port["name"]}
     mounts = {mount["mountPath"] for mount in daemon["volumeMounts"]}
@@ -152,12 +153,25 @@ def test_probes_ask_where_the_daemon_answers(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", WORKLOADS, ids=str)
-def test_two_daemons_never_act_on_the_same_targets(file: Path) -> None:
+def test_of_several_daemons_one_acts(file: Path) -> None:
     (deployment,) = objects(file)
-    alone = deployment["spec"]["replicas"] == 1 and (
-        deployment["spec"]["strategy"]["type"] == "Recreate"
-    )
-    assert alone or not settings.load(file.parent / "scaler.yaml").act
+    assert deployment["spec"]["replicas"] > 1
+    assert settings.load(file.parent / "scaler.yaml").lease.store == "kubernetes"
+    (daemon,) = daemons(deployment["spec"]["template"]["spec"])
+    assert "POD_NAME" in {variable["name"] for variable in daemon["env"]}
+
+
+def test_sidecars_answer_each_other_and_nobody_else() -> None:
+    (deployment,) = objects(ROOT / "sidecar/deployment.yaml")
+    (daemon,) = daemons(deployment["spec"]["template"]["spec"])
+    rules = settings.load(ROOT / "sidecar/scaler.yaml").sidecar
+    assert rules.port in {port["containerPort"] for port in daemon["ports"]}
+    folders = {mount["mountPath"] for mount in daemon["volumeMounts"]}
+    assert str(Path(rules.token_file).parent) in folders
+    (policy,) = objects(ROOT / "sidecar/network.yaml")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    (rule,) = [r for r in policy["spec"]["ingress"] if r["ports"][0]["port"] == rules.port]
+    assert rule["from"] == [{"podSelector": {"matchLabels": labels}}]
 
 
 def test_a_sidecar_is_native_and_small() -> None:
@@ -183,25 +197,27 @@ def test_policies_are_valid(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("role", "policies", "words"),
+    ("role", "policies", "config", "words"),
     [
-        pytest.param("base/rbac.yaml", "base", [], id="base"),
-        pytest.param("overlays/shop/role.yaml", "overlays/shop", [], id="shop"),
-        pytest.param("overlays/observe/role.yaml", "overlays/shop", ["observe"], id="observing"),
+        pytest.param("base/rbac.yaml", "base", "base", [], id="base"),
+        pytest.param("overlays/shop/role.yaml", "overlays/shop", "base", [], id="shop"),
+        pytest.param(
+            "overlays/observe/role.yaml", "overlays/shop", "overlays/observe", [], id="observing"
+        ),
         pytest.param(
             "sidecar/rbac.yaml",
             "sidecar",
-            ["observe", "--service-account", "web-scaler", "--sidecar", "deployment/web"],
+            "sidecar",
+            ["--service-account", "web-scaler", "--sidecar", "deployment/web"],
             id="sidecar",
         ),
     ],
 )
 def test_the_rights_are_those_that_the_policies_need(
-    role: str, policies: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+    role: str, policies: str, config: str, words: list[str]
 ) -> None:
-    if words[:1] == ["observe"]:
-        monkeypatch.setenv("SCALER_ACT", "false")
-    command = ["rbac", "-n", "", str(ROOT / policies / "policies"), *words[bool(words) :]]
+    chosen = ["--config", str(ROOT / config / "scaler.yaml")]
+    command = [*chosen, "rbac", "-n", "", str(ROOT / policies / "policies"), *words]
     printed = CliRunner().invoke(scaler, command, env=dict(os.environ)).stdout
     wanted = [one for one in yaml.safe_load_all(printed) if one]
     found = objects(ROOT / role)

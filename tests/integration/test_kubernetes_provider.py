@@ -4,90 +4,22 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import pytest
 
-from scaler.clients.kubernetes import Clusters
-from scaler.clock import SystemClock
 from scaler.core.model import Fleet, InstanceId, State
 from scaler.errors import Conflict, ManagedElsewhere, NotFound, Unavailable, Unsupported
-from scaler.interfaces import Context
-from scaler.providers.kubernetes import KubernetesProvider, KubernetesTarget
-from tests.fakes.kube_cluster import COST, Cluster
+from tests.fakes.kube_cluster import COST
 from tests.fakes.kube_objects import Json
-from tests.fakes.kubernetes import Server, kubeconfig
-from tests.integration.running import fleet_until
+from tests.integration.kube_shop import Shop, opened, ready
 
 PATIENCE_S = 30.0
 
 
-class Shop:
-    """A cluster with a provider on it."""
-
-    def __init__(self, server: Server, cluster: Cluster, context: Context) -> None:
-        self.server = server
-        self.cluster = cluster
-        self.provider = KubernetesProvider(context)
-
-    def target(self, workload: str = "web", **fields: Any) -> KubernetesTarget:
-        return KubernetesTarget(workload=workload, policy="web", kind="kubernetes", **fields)
-
-    async def until(
-        self, holds: Callable[[Fleet], object], target: KubernetesTarget | None = None
-    ) -> Fleet:
-        return await fleet_until(self.provider, target or self.target(), holds)
-
-    async def running(self, count: int, target: KubernetesTarget | None = None) -> Fleet:
-        """The fleet once so many are ready and nobody else is there."""
-        return await self.until(ready(count), target)
-
-    def names(self, app: str = "web") -> set[str]:
-        return {pod["metadata"]["name"] for pod in self.cluster.pods(app)}
-
-    def marks(self) -> dict[str, str]:
-        """Deletion costs of all pods that have one."""
-        costs = {
-            pod["metadata"]["name"]: pod["metadata"].get("annotations", {}).get(COST)
-            for pod in self.server.all("Pod")
-        }
-        return {name: cost for name, cost in costs.items() if cost is not None}
-
-    def count(self, kind: str = "Deployment", name: str = "web") -> int:
-        return int(self.server.get(kind, name)["spec"]["replicas"])
-
-    def own(self, name: str = "web", **meta: Any) -> None:
-        """A HorizontalPodAutoscaler for the Deployment of that name."""
-        reference = {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
-        self.server.put(
-            {
-                "kind": "HorizontalPodAutoscaler",
-                "metadata": {"name": f"{name}-hpa", **meta},
-                "spec": {"scaleTargetRef": reference, "minReplicas": 2, "maxReplicas": 2},
-            }
-        )
-
-
-def ready(count: int) -> Callable[[Fleet], bool]:
-    def holds(fleet: Fleet) -> bool:
-        return [i.ready for i in fleet.instances] == [True] * count
-
-    return holds
-
-
 @pytest.fixture
 async def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
-    async with Server() as server, Cluster(server) as cluster:
-        (tmp_path / "kubeconfig").write_text(kubeconfig(server))
-        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-        context = Context(clock=SystemClock(), state_dir=tmp_path, random=Random(1))
-        made = Shop(server, cluster, context)
-        try:
-            yield made
-        finally:
-            await made.provider.aclose()
-            await context.shared[Clusters].aclose()
+    async with opened(tmp_path, monkeypatch) as made:
+        yield made
 
 
 async def test_those_chosen_go_and_nobody_else(shop: Shop) -> None:
@@ -487,3 +419,68 @@ async def test_one_deleted_and_made_again_is_another(shop: Shop) -> None:
     after = await back(shop, ready(1))
     assert after.wanted == 1
     assert {i.id for i in after.instances}.isdisjoint(i.id for i in before.instances)
+
+
+@pytest.mark.parametrize(
+    ("workload", "kind", "variable"),
+    [
+        pytest.param("deployment/web", "Deployment", "POD_NAME", id="deployment"),
+        pytest.param("sts/web", "StatefulSet", "POD_NAME", id="stateful set"),
+        pytest.param("rs/web", "ReplicaSet", "POD_NAME", id="set without a deployment"),
+        pytest.param("deployment/web", "Deployment", "HOSTNAME", id="by the name of the host"),
+    ],
+)
+async def test_self_is_what_owns_our_pod(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, workload: str, kind: str, variable: str
+) -> None:
+    shop.cluster.deploy(replicas=2, kind=kind)
+    fleet = await shop.running(2, shop.target(workload))
+    for name in ("POD_NAME", "HOSTNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, fleet.instances[0].id)
+    own = shop.target("self")
+    assert (await shop.provider.observe(own)).instances == fleet.instances
+    await shop.provider.scale(own, 3)
+    assert shop.count(kind) == 3
+    asked = [(c.verb, c.what) for c in shop.server.audit if c.verb == "get"]
+    assert asked == [("get", "pods")]  # a sidecar has no other right to get anything
+
+
+async def test_self_outside_of_a_workload_says_what_is_missing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POD_NAME", "laptop")
+    with pytest.raises(NotFound, match="no pod laptop; set POD_NAME"):
+        await shop.provider.observe(shop.target("self"))
+    bare = {"kind": "Pod", "metadata": {"name": "laptop"}, "spec": {"containers": []}}
+    shop.server.put(bare)
+    with pytest.raises(NotFound, match="controlled by nothing"):
+        await shop.provider.observe(shop.target("self"))
+
+
+async def test_what_matters_is_told_at_once_and_heartbeats_are_not(shop: Shop) -> None:
+    shop.cluster.deploy(replicas=2)
+    pod = (await shop.running(2)).instances[0].id
+    changes = shop.provider.changes()
+    (desk,) = shop.provider._desks.values()
+    resource = shop.provider._places[shop.target()].resource
+
+    news = asyncio.ensure_future(anext(changes))
+    beat(shop)
+    version = shop.server.get("Deployment", "web")["metadata"]["resourceVersion"]
+    while (newest := desk.newest(resource, "web")) is None or newest.version != version:
+        await asyncio.sleep(0.01)
+    assert not news.done()
+    disturbances: tuple[Callable[[], object], ...] = (
+        lambda: shop.cluster.sick(pod),
+        lambda: shop.cluster.sick(pod, well=True),
+        lambda: shop.cluster.crash(pod),
+        lambda: shop.server.scale("Deployment", "web", 1, manager="kubectl"),
+        lambda: shop.own("web"),
+    )
+    for disturb in disturbances:
+        disturb()
+        async with asyncio.timeout(PATIENCE_S):
+            assert await news == "web"
+        news = asyncio.ensure_future(anext(changes))
+    news.cancel()
