@@ -27,7 +27,8 @@ bench: $(VENV)/.dev  ## Run every benchmark; `make bench NAME=decide` runs one
 	@$(BIN)/python -m benchmarks $(NAME)
 
 docs: $(VENV)/.dev  ## Write what is generated: the reference of policies and their schema
-	@$(BIN)/scaler schema >config/schema/policy.schema.json
+	@$(BIN)/scaler schema >config/schema/policy.new
+	@mv config/schema/policy.new config/schema/policy.schema.json
 	@$(BIN)/scaler schema --docs >docs/policies.new
 	@sed "1,/<!-- below this line/d" docs/policies.md >>docs/policies.new
 	@mv docs/policies.new docs/policies.md

@@ -58,14 +58,20 @@ class Gauge:
         self._digest = 0  # of the last answer: most questions come before there is anything new
         self._task: asyncio.Task[None] | None = None
 
-    async def look(self, policy: str, pods: Collection[str]) -> Mapping[str, Usage]:
-        """The newest numbers of all pods; `policy` is told when there are newer ones of its own."""
+    async def look(
+        self, policy: str, pods: Collection[str], *, wait: bool = True
+    ) -> Mapping[str, Usage]:
+        """The newest numbers of all pods; `policy` is told when there are newer ones of its own.
+
+        Without `wait` there may be none yet although the server has some.
+        """
         self._readers[policy] = pods
         self._read_at = self._api.clock.monotonic()
         if self._task is None or self._task.done():
             self._first.clear()
             self._task = asyncio.create_task(self._follow(), name="pod metrics")
-        await self._first.wait()
+        if wait:
+            await self._first.wait()
         return self.pods
 
     def forget(self, policy: str) -> None:

@@ -6,12 +6,13 @@ from the one before. An answer holds ages in place of moments: the clocks of nod
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from random import Random
 from typing import Annotated, Final, Literal
 
 import orjson
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scaler.clients import kube_self
@@ -34,6 +35,8 @@ MOST_SAMPLES: Final = 60
 MOST_MS: Final = 60_000.0
 MILLISECOND: Final = timedelta(milliseconds=1)
 
+log = structlog.get_logger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:
@@ -49,6 +52,17 @@ class Heard:
 Told = tuple[Heard, ...] | str  # the last seconds of a pod, or why there are none
 
 
+def together(heard: Sequence[Heard], after: datetime) -> Heard:
+    """What is newer than `after` as one, so that who looks seldom sees more than one second.
+
+    The newest alone when nothing is.
+    """
+    fresh = [one for one in heard if one.at > after] or heard[-1:]
+    span = sum((one.window for one in fresh), timedelta())
+    used = sum(one.cpu * one.window.total_seconds() for one in fresh)
+    return replace(fresh[-1], window=span, cpu=used / span.total_seconds())
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
@@ -56,7 +70,7 @@ class _Strict(BaseModel):
 class _Sample(_Strict):
     number: Annotated[int, Field(ge=0, lt=2**53)]
     age_ms: Annotated[float, Field(ge=0, le=MOST_MS)]
-    window_ms: Annotated[float, Field(gt=0, le=MOST_MS)]
+    window_ms: Annotated[float, Field(ge=1, le=MOST_MS)]
     cpu: Annotated[float, Field(ge=0, le=10_000)]
     memory: Annotated[float, Field(ge=0, le=2**50)]
     containers: Annotated[int, Field(ge=1, le=1000)]
@@ -79,6 +93,7 @@ class _Peer:
     answer: "asyncio.Task[Told] | None" = None
     run: str = ""
     moments: dict[int, datetime] = field(default_factory=dict)  # of samples, by number
+    silent: bool = False
 
     def serves(self, host: str, now: timedelta) -> bool:
         """Whether its answer is also one to a question of now."""
@@ -129,12 +144,21 @@ class Peers:
             return old.answer
         peer = self._peers[instance.id] = _Peer(instance.host, now)
         if old is not None:
-            peer.run, peer.moments = old.run, old.moments
+            peer.run, peer.moments, peer.silent = old.run, old.moments, old.silent
         asked = self._asked(instance, peer)
         peer.answer = asyncio.create_task(asked, name=f"reading of {instance.id}")
         return peer.answer
 
     async def _asked(self, instance: Instance, peer: _Peer) -> Told:
+        """Something else stands in for who is silent, so nobody would hear of a wrong token."""
+        told = await self._answered(instance, peer)
+        silent = isinstance(told, str)
+        if silent and not peer.silent:
+            log.info("peer.missed", instance=instance.id, because=told)
+        peer.silent = silent
+        return told
+
+    async def _answered(self, instance: Instance, peer: _Peer) -> Told:
         pod = instance.id
         body = self.told() if pod == self._pod else await self._fetched(instance)
         if isinstance(body, str):

@@ -15,14 +15,15 @@ from scaler.clients.kube_reading import PodReading
 from scaler.clients.kube_resource import SELF
 from scaler.clients.kubernetes import Api, Clusters
 from scaler.clients.notices import Notices
-from scaler.clients.peers import Peers
+from scaler.clients.peers import Peers, Told, together
 from scaler.core.document import Source, Target
-from scaler.core.model import Fleet, Instance, Reading, State
+from scaler.core.model import Fleet, Instance, InstanceId, Reading, State
 from scaler.core.policy import Metric
 from scaler.errors import ScalerError
 from scaler.interfaces import Context
 
 OLD: Final = timedelta(minutes=1)  # numbers that are no answer any more when nobody answers
+NO_NUMBERS: Final = "metrics.k8s.io has no numbers of these pods yet"
 
 
 class KubernetesSource(Source):
@@ -66,6 +67,7 @@ class KubernetesMetrics:
         self._gauges = gauges
         self._peers = peers
         self._gauge: Gauge | None = None
+        self._told_at: datetime | None = None
         self._reading = PodReading(metric, target.container)
 
     async def read(self, fleet: Fleet, since: datetime, now: datetime) -> Reading:  # noqa: ARG002 - a gauge has no past
@@ -75,41 +77,45 @@ class KubernetesMetrics:
             return Reading(metric=name, missing="no pod is running")
         if why := self._reading.baseless(running):
             return Reading(metric=name, missing=why)
-        told = await self._told(running)
+        heard = {} if self._peers is None else await self._peers.ask(running)
+        told = self._told(heard, now)
         silent = [instance for instance in running if instance.id not in told]
         trouble, pods = "", told
         if silent or not told:
-            trouble, known = await self._known(fleet.target, silent)
+            trouble, known = await self._known(fleet.target, silent, wait=not told)
             pods = {**known, **told}
         samples = self._reading.samples(running, pods, now)
         if trouble and all(now - sample.at > OLD for sample in samples):
-            return Reading(metric=name, missing=trouble)
-        missing = None if samples else "metrics.k8s.io has no numbers of these pods yet"
+            return Reading(metric=name, missing=_both(trouble, heard))
+        missing = None if samples else _both(NO_NUMBERS, heard)
         return Reading(metric=name, samples=samples, missing=missing)
 
     async def _known(
-        self, policy: str, pods: Sequence[Instance]
+        self, policy: str, pods: Sequence[Instance], *, wait: bool
     ) -> tuple[str, Mapping[str, Usage]]:
-        """What metrics.k8s.io says, and why it says nothing newer."""
+        """What metrics.k8s.io says, and why it says nothing newer.
+
+        A server that lets us wait must not cost us what others have told already.
+        """
         try:
             if self._gauge is None:
                 at = self._gauges.at(self._target.context, self._target.namespace)
                 self._gauge = await at
-            known = await self._gauge.look(policy, [pod.id for pod in pods])
+            known = await self._gauge.look(policy, [pod.id for pod in pods], wait=wait)
         except ScalerError as error:
             return str(error), {}
         return self._gauge.trouble, known
 
-    async def _told(self, running: Sequence[Instance]) -> Mapping[str, Usage]:
-        """The newest second of each pod whose sidecar answers.
+    def _told(self, heard: Mapping[InstanceId, Told], now: datetime) -> Mapping[str, Usage]:
+        """The last seconds of each pod whose sidecar answers, those since the last time.
 
         It tells of the pod as a whole, so with a container named it counts where there is one.
         """
-        if self._peers is None:
-            return {}
         only = self._target.container
-        heard = await self._peers.ask(running)
-        newest = {pod: told[-1] for pod, told in heard.items() if not isinstance(told, str)}
+        after, self._told_at = self._told_at or now, now
+        newest = {
+            pod: together(told, after) for pod, told in heard.items() if not isinstance(told, str)
+        }
         return {
             pod: Usage(one.at, one.window, ((only, one.cpu, one.memory),))
             for pod, one in newest.items()
@@ -119,6 +125,12 @@ class KubernetesMetrics:
     async def aclose(self) -> None:
         if self._gauge is not None:
             self._gauge.forget(self._target.policy)
+
+
+def _both(why: str, heard: Mapping[InstanceId, Told]) -> str:
+    """Why neither says anything; of the sidecars one stands for all."""
+    silent = next((told for told in heard.values() if isinstance(told, str)), "")
+    return f"{silent}; {why}" if silent else why
 
 
 class _Plugin:

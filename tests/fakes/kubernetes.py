@@ -214,7 +214,8 @@ class Server:
     async def start(self) -> None:
         application = web.Application(client_max_size=64 << 20)
         application.router.add_route("*", "/{path:.*}", self._serve)
-        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
+        # A limit of 0 is none: who hangs on command would keep the server for an hour.
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await self.up()
 

@@ -237,6 +237,7 @@ def sample(**changed: Any) -> bytes:
         pytest.param(sample(age_ms=-1), "age_ms", id="of the future"),
         pytest.param(sample(age_ms=1e9), "age_ms", id="of last week"),
         pytest.param(sample(window_ms=0), "window_ms", id="of no time"),
+        pytest.param(sample(window_ms=1e-6), "window_ms", id="of less than can be told"),
         pytest.param(sample(number=-1), "number", id="counted backwards"),
         pytest.param(sample(containers=0), "containers", id="of nothing"),
     ],
