@@ -1,7 +1,8 @@
 """How soon a load is answered when the pods tell each other what they use, and who takes over.
 
 Three pods in namespaces of their own, each with an application that burns CPU when it is told to
-and a scaler beside it, on a fake API server with TLS. The metrics API stands by, 15 s apart.
+and a scaler beside it, on a fake API server with TLS. The metrics API stands by, 5 s apart, for the
+pods that come and go and have no scaler.
 """
 
 import asyncio
@@ -66,7 +67,7 @@ async def measure() -> dict[str, float]:
         folder = Path(name)
         async with (
             Server(tls=pods.certified(folder)) as server,
-            Cluster(server, metrics_every=15.0) as cluster,
+            Cluster(server, metrics_every=5.0) as cluster,
         ):
             cluster.load = lambda _: (0.0, 32 << 20)  # of the pods that come: they go first again
             made = await pods.application(folder, server, cluster, 3, ttl=TTL_S)

@@ -18,7 +18,7 @@ from scaler import mistakes
 from scaler.clock import Clock
 from scaler.core import elsewhere, explain
 from scaler.core.decide import decide
-from scaler.core.journal import Entry, Facts, Kind, clamped
+from scaler.core.journal import Entry, Facts, Kind, clamped, policy_to_facts
 from scaler.core.model import Change, Decision, Fleet, History, InstanceId, altered
 from scaler.core.policy import Policy
 from scaler.engine.changes import Changes
@@ -191,7 +191,7 @@ class ScalingManager:
         self._notice(it, fleet)
         patience = min(self._deadline, max(it.policy.every, timedelta(seconds=1)))
         readings = await read(it, fleet, self._clock, patience)
-        return Facts(policy=it.written, fleet=fleet, readings=readings, history=it.history)
+        return Facts(policy={}, fleet=fleet, readings=readings, history=it.history)
 
     def _notice(self, it: Watched, fleet: Fleet) -> None:
         """What the platform has to say beside the fleet, when it is new."""
@@ -322,7 +322,7 @@ class ScalingManager:
                 target=it.name,
                 summary=summary,
                 decision=decision,
-                facts=facts,
+                facts=replace(facts, policy=policy_to_facts(it.policy)),
             )
         ]
 

@@ -1,14 +1,14 @@
 """One target under care: its policy, its adapters, and what was last seen of it."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from scaler.clock import Clock
-from scaler.core.journal import Facts, policy_to_facts
+from scaler.core.journal import Facts
 from scaler.core.model import (
     Decision,
     Fleet,
@@ -44,7 +44,6 @@ class Watched:
     """What the manager keeps of one target. The only state in the engine that changes."""
 
     policy: Policy
-    written: Mapping[str, Any]
     history: History
     provider: Provider[Any] | None = None
     sources: dict[str, MetricSource] = field(default_factory=dict)
@@ -59,7 +58,7 @@ class Watched:
     undone: int = 0  # changes of ours that somebody had undone when it was last said
     not_before: timedelta = timedelta()  # on the monotonic clock; a retry or a parked target waits
     decision: Decision | None = None
-    facts: Facts | None = None
+    facts: Facts | None = None  # without the policy, which stands above
     read_at: datetime | None = None
     told: tuple[object, ...] = ()  # what the journal last heard of it, and when
     told_at: datetime | None = None
@@ -89,7 +88,7 @@ class Watched:
 
 def watch(policy: Policy, history: History, before: Watched | None = None) -> Watched:
     """A target as it is taken into care, with what was last seen of it under another policy."""
-    it = Watched(policy=policy, written=policy_to_facts(policy), history=history)
+    it = Watched(policy=policy, history=history)
     if before is not None:
         it.facts, it.decision, it.fresh = before.facts, before.decision, before.fresh
         it.followed = before.followed

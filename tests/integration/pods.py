@@ -25,7 +25,8 @@ policies:
     every: 1s
     target: {kubernetes: self}
     metrics: [{cpu: 70%, window: 0s}]
-    limits: {min: 3, max: 8, settle_down: 3s, grow: {at_most: 100, per: 1s}}
+    limits:
+      {min: 3, max: 8, settle_down: 3s, reversals: 100 per 1h, grow: {at_most: 100, per: 1s}}
 """
 SETTINGS = """\
 policies: [policies]
