@@ -99,7 +99,8 @@ class Gauge:
             for policy, pods in self._readers.items() if news else ():
                 if not news.isdisjoint(pods):
                     self._notices.notify(policy)
-            await clock.sleep(rhythm.next(now, news=bool(news), window=self._window()))
+            wait = rhythm.next(now, news=bool(news), window=self._window())
+            await clock.sleep(STEP if self._api.gate.closed else wait)
 
     def _window(self) -> timedelta:
         """Over which the server measures, which is about as long as it waits between two looks."""

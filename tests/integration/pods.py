@@ -132,6 +132,7 @@ class SidecarPod:
             "KUBERNETES_SERVICE_PORT": str(self._server.port),
             "SCALER_STATE_DIR": str(self.folder / "state"),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "MALLOC_ARENA_MAX": "1",  # as the image has it
         }
         with (self.folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
