@@ -68,6 +68,7 @@ def _examine(open_settings: "Callable[[], Settings]") -> Iterator[Finding]:
     yield _writable("socket", Path(settings.socket).parent)
     yield from _engines(settings)
     yield from _clusters(settings)
+    yield from _redis(settings)
     yield _daemon(Path(settings.socket))
 
 
@@ -137,22 +138,24 @@ def _engine(url: str, rights: Sequence["Right"]) -> Iterator[Finding]:
 
 
 def _clusters(settings: "Settings") -> Iterator[Finding]:
-    """Every Kubernetes cluster that a policy names."""
+    """Every Kubernetes cluster that a policy names, and the one with the lease."""
     from scaler import policyfile  # noqa: PLC0415 - start-up time
 
     contexts: dict[str, list[Policy]] = {}
     for policy in policyfile.load(settings.policies).policies.values():
         if policy.target.kind == "kubernetes":
             contexts.setdefault(getattr(policy.target, "context", ""), []).append(policy)
+    if settings.lease.on_kubernetes:
+        contexts.setdefault(settings.lease.context, [])
     for context, policies in contexts.items():
         try:
-            yield from _judged(asyncio.run(_cluster(context, policies, act=settings.act)))
+            yield from _judged(asyncio.run(_cluster(context, policies, settings)))
         except ScalerError as error:
             yield Finding("kubernetes", ok=False, detail=str(error))
 
 
 async def _cluster(
-    context: str, policies: "Sequence[Policy]", *, act: bool
+    context: str, policies: "Sequence[Policy]", settings: "Settings"
 ) -> "kube_doctor.Examination":
     from scaler.clients import kube_doctor, kube_rights, kube_self  # noqa: PLC0415 - start-up time
     from scaler.clients.kube_resource import SELF  # noqa: PLC0415
@@ -166,7 +169,9 @@ async def _cluster(
         if any(getattr(policy.target, "workload", "") == SELF for policy in policies):
             found = await kube_self.workload(api, api.namespace)
             own = f"{found.plural}/{found.name}"
-        return await kube_doctor.examine(api, kube_rights.needed(policies, act=act, own=own))
+        lease = [r for r in kube_rights.of_lease(settings.lease) if r.context == context]
+        rights = kube_rights.needed(policies, act=settings.act, own=own, lease=lease)
+        return await kube_doctor.examine(api, rights)
     finally:
         await clusters.aclose()
 
@@ -182,10 +187,36 @@ def _judged(seen: "kube_doctor.Examination") -> Iterator[Finding]:
         detail = f"{line}; `scaler rbac` prints the whole"
         yield Finding("kubernetes", ok=False, detail=detail)
     if not seen.missing:
-        detail = f"may do all {seen.asked} things that the policies need"
+        detail = f"may do all {seen.asked} things that are needed there"
         yield Finding("kubernetes", ok=True, detail=detail)
     if seen.metrics:
         yield Finding("kubernetes", ok=False, detail=seen.metrics)
+
+
+def _redis(settings: "Settings") -> Iterator[Finding]:
+    """Where it keeps the lease."""
+    if settings.lease.store != "redis":
+        return
+    from scaler.clients.redis import Redis  # noqa: PLC0415 - start-up time
+    from scaler.clock import SystemClock  # noqa: PLC0415
+    from scaler.stores.redis import RedisLease  # noqa: PLC0415
+
+    async def ask() -> str:
+        redis = Redis(settings.lease.redis_url.get_secret_value())
+        lease = RedisLease(redis, SystemClock(), name=settings.lease.name)
+        try:
+            await lease.examine()
+        finally:
+            await lease.aclose()
+        return lease.holder
+
+    try:
+        holder = asyncio.run(ask())
+    except ScalerError as error:
+        yield Finding("lease", ok=False, detail=f"{error}; see lease.redis_url")
+        return
+    held = f"{holder} holds the lease" if holder else "nobody holds the lease"
+    yield Finding("lease", ok=True, detail=f"Redis answers and may be written to; {held}")
 
 
 def _writable(subject: str, folder: Path) -> Finding:

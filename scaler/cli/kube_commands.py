@@ -73,13 +73,14 @@ def rbac(
     """Print exactly the Roles that the policies need on Kubernetes, with a reason for each rule."""
     from scaler import policyfile  # noqa: PLC0415 - start-up time
     from scaler.cli import rbac as rights  # noqa: PLC0415
+    from scaler.clients import kube_rights  # noqa: PLC0415
 
     with errors():
         settings = settings_of(context)
         policies = policyfile.load(files or settings.policies).insist().values()
         who = rights.Account(name=account, namespace=namespace)
-        lease = lease or settings.lease.on_kubernetes
-        rights.run(policies, who, form, act=settings.act, own=own, lease=lease)
+        shared = kube_rights.of_lease(settings.lease, lease)
+        rights.run(policies, who, form, act=settings.act, own=own, lease=shared)
 
 
 @command(

@@ -60,8 +60,8 @@ def manifests(rights: Iterable[Right], account: Account) -> list[Manifest]:
         meta = _named(account.name, account.namespace)
         body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta}
         found.append(Manifest(body=body))
-    for (context, namespace, everywhere), given in kube_rights.by_place(rights).items():
-        where = "" if everywhere else namespace or account.namespace
+    places = kube_rights.by_place(rights, account.namespace)
+    for (context, where, everywhere), given in places.items():
         about = f"in the cluster of kubeconfig context {context}" if context else ""
         kind = "ClusterRole" if everywhere else "Role"
         found += _bound(kind, where, kube_rights.rules(given), account, about)

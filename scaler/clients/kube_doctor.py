@@ -101,7 +101,7 @@ def lines(missing: Iterable[Right]) -> list[str]:
         role = "ClusterRole" if everywhere else f"Role in {namespace or 'its own namespace'}"
         for rule in rules(rights):
             parts = ", ".join(f"{key}: {_words(value)}" for key, value in rule.plain().items())
-            found.append(f"may not {rule.why}; in the {role} is missing: - {{{parts}}}")
+            found.append(f"the {role} lacks: - {{{parts}}}   # {rule.why}")
     return found
 
 

@@ -13,6 +13,7 @@ from scaler.clients.kube_resource import SELF, Written
 from scaler.core.document import Target
 from scaler.core.policy import Policy
 from scaler.errors import ConfigError
+from scaler.settings import Lease
 
 KIND: Final = "kubernetes"
 APPS: Final = "apps"
@@ -62,12 +63,12 @@ class Right:
 
 
 def needed(
-    policies: Iterable[Policy], *, act: bool = True, own: str = "", lease: str = ""
+    policies: Iterable[Policy], *, act: bool = True, own: str = "", lease: Iterable[Right] = ()
 ) -> list[Right]:
     """Every right that a run with these policies uses, each once.
 
-    `own` is the workload that `self` stands for, `lease` the one that several daemons share, and
-    `act` is false for a daemon that only observes.
+    `own` is the workload that `self` stands for, `lease` what `of_lease` says where several daemons
+    share one, and `act` is false for a daemon that only observes.
 
     Raises:
         ConfigError: a target names nothing that is known.
@@ -76,9 +77,7 @@ def needed(
     for policy in policies:
         if policy.target.kind == KIND:
             found |= dict.fromkeys(_of_policy(policy, own, act=act))
-    if lease:
-        found |= dict.fromkeys(_of_lease(lease))
-    return list(found)
+    return list(found | dict.fromkeys(lease))
 
 
 def _of_policy(policy: Policy, own: str, *, act: bool) -> list[Right]:
@@ -157,10 +156,18 @@ def _restarts(policy: Policy) -> list[Right]:
     return _rights("", "pods/eviction", ("create",), EVICT)
 
 
-def _of_lease(name: str) -> list[Right]:
+def of_lease(lease: Lease, name: str = "") -> list[Right]:
+    """What a candidate does with the Lease object; nothing where there is none.
+
+    `name` stands for the one in the settings.
+    """
+    name = name or lease.on_kubernetes
+    if not name:
+        return []
     group, kind = "coordination.k8s.io", "leases"
     verbs = ("get", "watch", "update")
-    return [*_rights(group, kind, verbs, LEAD, name), *_rights(group, kind, ("create",), LEAD)]
+    found = [*_rights(group, kind, verbs, LEAD, name), *_rights(group, kind, ("create",), LEAD)]
+    return [replace(r, context=lease.context, namespace=lease.namespace) for r in found]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,10 +204,15 @@ def rules(rights: Iterable[Right]) -> list[Rule]:
     ]
 
 
-def by_place(rights: Iterable[Right]) -> Mapping[tuple[str, str, bool], list[Right]]:
-    """Rights by context, namespace and whether they are of the whole cluster."""
-    found: dict[tuple[str, str, bool], list[Right]] = {}
+def by_place(rights: Iterable[Right], own: str = "") -> Mapping[tuple[str, str, bool], list[Right]]:
+    """Rights by context, namespace and whether they are of the whole cluster, each once.
+
+    `own` is the namespace of the daemon. A policy that names it means the same place as one that
+    names none: of two Roles with one name, the one that is applied last would be all there is.
+    """
+    found: dict[tuple[str, str, bool], dict[Right, None]] = {}
     for right in rights:
-        where = (right.context, right.namespace, right.everywhere)
-        found.setdefault(where, []).append(right)
-    return found
+        namespace = "" if right.everywhere else right.namespace or own
+        where = (right.context, namespace, right.everywhere)
+        found.setdefault(where, {})[replace(right, namespace=namespace)] = None
+    return {where: list(given) for where, given in found.items()}

@@ -30,6 +30,9 @@ KEEP: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] or redis.call('GET', KEYS[2]) ~= ARGV[3] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
+ALLOWED: Final = """
+return redis.call('PEXPIRE', KEYS[1], 1)
+"""  # of a key that is not there: it changes nothing, and is refused where writing is
 GIVE: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], '', 'PX', ARGV[2])
@@ -78,6 +81,15 @@ class RedisLease:
             if self._free():
                 return
             await self._clock.sleep(POLL)
+
+    async def examine(self) -> None:
+        """Look, and ask whether writing is allowed, without doing so.
+
+        Raises:
+            ScalerError: a candidate would get no further.
+        """
+        await self._look()
+        await self._redis.run(ALLOWED, (f"{self._keys[0]}:none",))
 
     def _free(self) -> bool:
         return self._taken_by == FREE or self._clock.monotonic() >= self._taken_until

@@ -12,7 +12,9 @@ from click.testing import CliRunner
 from scaler import policyfile
 from scaler.cli.commands import scaler
 from scaler.clients import kube_rights
+from scaler.settings import Lease
 from tests.fakes.kubernetes import Server, kubeconfig, usage
+from tests.integration.redises import RedisServer, insist_on_redis
 
 POLICY = """
 policies:
@@ -54,13 +56,18 @@ class Bench:
     def needed(self) -> list[kube_rights.Right]:
         return kube_rights.needed(policyfile.load([self.policies]).insist().values())
 
-    async def findings(self) -> list[tuple[bool, str]]:
-        """What is said of Kubernetes."""
+    def share(self, lease: str) -> None:
+        """Several daemons share a lease, written as in the settings."""
+        with self.settings.open("a") as file:
+            file.write(f"lease: {lease}\n")
+
+    async def findings(self, subject: str = "kubernetes") -> list[tuple[bool, str]]:
+        """What is said of Kubernetes, or of something else."""
         words = ["-c", str(self.settings), "doctor", "--json"]
         environment = {"KUBECONFIG": str(self.config), "SCALER_SOCKET": "/nonexistent/socket"}
         ended = await asyncio.to_thread(CliRunner().invoke, scaler, words, env=environment)
         found = json.loads(ended.stdout)["findings"]
-        return [(f["ok"], f["detail"]) for f in found if f["subject"] == "kubernetes"]
+        return [(f["ok"], f["detail"]) for f in found if f["subject"] == subject]
 
 
 @pytest.fixture
@@ -89,6 +96,59 @@ async def test_without_one_rule_that_rule_is_named(server: Server, bench: Bench)
         line = missing[0][1]
         assert left_out.why in line
         assert f"resources: [{left_out.path}], verbs: [{', '.join(left_out.verbs)}]" in line
+
+
+async def test_the_rights_on_the_lease_are_asked_for_too(server: Server, bench: Bench) -> None:
+    needed = [rule.plain() for rule in kube_rights.rules(bench.needed())]
+    lease = kube_rights.of_lease(Lease(store="kubernetes", name="sizes"))
+    bench.share("{store: kubernetes, name: sizes}")
+    bench.login(server, needed)
+    (_, *missing) = await bench.findings()
+    assert [ok for ok, _ in missing] == [False, False], missing
+    assert "[leases], verbs: [get, watch, update], resourceNames: [sizes]" in missing[0][1]
+    assert "[leases], verbs: [create]" in missing[1][1]
+    bench.login(server, [*needed, *(rule.plain() for rule in kube_rights.rules(lease))])
+    assert [ok for ok, _ in await bench.findings()] == [True, True]
+
+
+async def test_the_lease_is_examined_though_no_policy_is_about_kubernetes(
+    server: Server, bench: Bench
+) -> None:
+    bench.write("policies: {web: {target: {docker: web}}}")
+    bench.share("{store: kubernetes, namespace: ops}")
+    bench.login(server, [])
+    (_, *missing) = await bench.findings()
+    assert len(missing) == 2, missing
+    assert all("Role in ops" in detail for _, detail in missing)
+
+
+@pytest.mark.live
+async def test_a_redis_with_the_lease_is_asked_without_a_change(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insist_on_redis()
+    bench.write("policies: {web: {target: {docker: web}}}")
+    bench.share("{store: redis}")
+    redis = RedisServer()
+    monkeypatch.setenv("SCALER_LEASE__REDIS_URL", redis.url)
+    try:
+        await asyncio.to_thread(redis.start)
+        assert await bench.findings("lease") == [
+            (True, "Redis answers and may be written to; nobody holds the lease")
+        ]
+        assert redis.ask("dbsize").strip() == "0"
+        redis.ask("set", "{scaler:lease:scaler}", "alice", "PX", "60000")
+        ((_, detail),) = await bench.findings("lease")
+        assert "alice holds the lease" in detail
+        redis.ask("replicaof", "127.0.0.1", "1")
+        ((ok, detail),) = await bench.findings("lease")
+        assert not ok, "a replica takes no lease"
+        assert "lease.redis_url" in detail
+        redis.kill()
+        ((ok, detail),) = await bench.findings("lease")
+        assert not ok
+    finally:
+        redis.stop()
 
 
 async def test_a_role_for_another_name_is_not_enough(server: Server, bench: Bench) -> None:

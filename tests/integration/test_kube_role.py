@@ -66,7 +66,8 @@ async def test_a_run_of_the_example_uses_all_of_its_role_and_needs_no_more(
     prometheus = WebServer()
     await prometheus.start()
     policies = policyfile.load([EXAMPLE]).insist().values()
-    needed = kube_rights.needed(policies, lease="scaler")
+    lease = Lease(store="kubernetes", ttl=timedelta(seconds=3))
+    needed = kube_rights.needed(policies, lease=kube_rights.of_lease(lease))
     async with rig(tmp_path, monkeypatch, metrics_every=1.0) as one:
         rules = [rule.plain() for rule in kube_rights.rules(needed)]
         token = one.server.grant("scaler", "default", rules)
@@ -74,7 +75,6 @@ async def test_a_run_of_the_example_uses_all_of_its_role_and_needs_no_more(
         one.cluster.load = lambda _: (0.1, 64 << 20)
         one.cluster.deploy("web", 9, port=18081)
         one.cluster.deploy("worker", 3, kind="StatefulSet")
-        lease = Lease(store="kubernetes", ttl=timedelta(seconds=3))
         await one.start(hastened(EXAMPLE.read_text(), prometheus.url), lease=lease)
         await until(lambda: one.server.calls("update", "leases"))
         follower = second(one, lease)

@@ -13,6 +13,7 @@ from scaler.cli.commands import scaler
 from scaler.clients import kube_rights
 from scaler.core.policy import Policy
 from scaler.errors import ConfigError
+from scaler.settings import Lease
 
 
 def policy(target: Any, **fields: Any) -> Policy:
@@ -122,7 +123,9 @@ def test_a_daemon_that_observes_needs_to_see_whatever_the_policies_say() -> None
 
 
 def test_a_lease_is_shared_under_one_name() -> None:
-    found = allowed(lease="scaler")
+    found = allowed(lease=kube_rights.of_lease(Lease(store="kubernetes")))
+    assert found == allowed(lease=kube_rights.of_lease(Lease(), "scaler"))
+    assert kube_rights.of_lease(Lease()) == []
     lease = "coordination.k8s.io/leases"
     assert found == {
         f"create {lease}",
@@ -174,6 +177,42 @@ def test_there_is_one_role_per_namespace_bound_to_the_account_of_the_daemon(tmp_
     assert scale["verbs"] == ["patch"]
     assert "# set the count" in ended.stdout
     assert not any("*" in str(rule) for o in objects for rule in o.get("rules", ()))
+
+
+ONE_PLACE = """
+policies:
+  web: {target: {kubernetes: {workload: web, namespace: shop}}}
+  api: {target: {kubernetes: api}}
+"""
+
+
+def test_a_namespace_has_one_role_whoever_names_it(tmp_path: Path) -> None:
+    """Of two with one name the last would be all there is, once they are applied."""
+    ended = run(tmp_path, ONE_PLACE, "--namespace", "shop", "--lease", "scaler")
+    objects = list(yaml.safe_load_all(ended.stdout))
+    assert [o["kind"] for o in objects] == ["ServiceAccount", "Role", "RoleBinding"]
+    rules = objects[1]["rules"]
+    assert [r["resourceNames"] for r in rules if r["resources"] == ["deployments/scale"]] == [
+        ["web", "api"]
+    ]
+    assert sum(r["resources"] == ["leases"] for r in rules) == 2
+    assert sum(r["resources"] == ["deployments"] for r in rules) == 1
+
+
+def test_the_lease_is_where_the_settings_say(tmp_path: Path) -> None:
+    (tmp_path / "settings").mkdir()
+    settings = tmp_path / "settings/scaler.yaml"
+    settings.write_text("lease: {store: kubernetes, name: sizes, namespace: ops}\n")
+    (tmp_path / "web.yaml").write_text(ONE_PLACE)
+    words = ["-c", str(settings), "rbac", "-n", "shop", str(tmp_path / "web.yaml")]
+    objects = list(yaml.safe_load_all(CliRunner().invoke(scaler, words).stdout))
+    found = {
+        o["metadata"]["namespace"]: {r["resources"][0] for r in o["rules"]}
+        for o in objects
+        if o["kind"] == "Role"
+    }
+    assert found["ops"] == {"leases"}
+    assert "leases" not in found["shop"]
 
 
 def test_as_json_it_is_a_list_that_can_be_applied(tmp_path: Path) -> None:
