@@ -41,6 +41,11 @@ def text(manager: ScalingManager, now: datetime, monotonic: timedelta, version: 
             for metric in t["metrics"]
         ]
         lines += _family(f"metric_{field}", f"The {field} of a metric.", found)
+    done = [({"policy": name}, it) for name, it in manager.watched.items()]
+    words = "Counts that the platform took from this daemon since it started."
+    lines += _family("changes_total", words, [(p, it.changed) for p, it in done], kind="counter")
+    words = "Restarts that the platform took from this daemon since it started."
+    lines += _family("restarts_total", words, [(p, it.restarted) for p, it in done], kind="counter")
     lines += _family("leader", "1 where this daemon acts.", [({}, float(manager.leads))])
     age = (monotonic - manager.beat_at).total_seconds()
     lines += _family("last_tick_age_seconds", "Since the last tick began.", [({}, age)])
@@ -59,11 +64,8 @@ def _family(
     yield f"# TYPE scaler_{name} {kind}"
     for labels, value in known:
         inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-        yield (
-            f"scaler_{name}{{{inside}}} {float(value):g}"
-            if inside
-            else (f"scaler_{name} {float(value):g}")
-        )
+        labelled = f"{{{inside}}}" if inside else ""
+        yield f"scaler_{name}{labelled} {float(value)!r}"  # with every digit: memory is in bytes
 
 
 def _escaped(value: str) -> str:

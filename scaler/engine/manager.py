@@ -267,6 +267,7 @@ class ScalingManager:
             it.leaving = {i: since for i, since in it.leaving.items() if i not in leave.free}
             if count != decision.current:
                 made = (*made, Change(decision.at, decision.current, count))
+                it.changed += 1
         if made != it.history.changes:
             it.history = replace(it.history, changes=made)
             self._record(it)
@@ -282,6 +283,7 @@ class ScalingManager:
         not_before = it.not_before
         taken = await self._ask(it, f"restart {instance}", asked, by)
         it.not_before = not_before
+        it.restarted += taken
         return taken
 
     async def _ask(

@@ -67,6 +67,8 @@ class Watched:
     alarm: asyncio.Task[None] | None = None  # a restart falls due before the next tick
     fresh: bool = True  # not looked at since the start of the process
     followed: int | None = None  # the count at the last look, if another daemon led then
+    changed: int = 0  # times the platform took another count from us, since the process began
+    restarted: int = 0  # times it took the order to start an instance again
 
     @property
     def name(self) -> str:
@@ -92,6 +94,7 @@ def watch(policy: Policy, history: History, before: Watched | None = None) -> Wa
     if before is not None:
         it.facts, it.decision, it.fresh = before.facts, before.decision, before.fresh
         it.followed = before.followed
+        it.changed, it.restarted = before.changed, before.restarted
     return it
 
 

@@ -1,11 +1,14 @@
 """What Prometheus reads is what `status` says."""
 
+import asyncio
 import socket
 import urllib.request
+from collections.abc import Callable
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.fakes.webserver import WebServer
 from tests.integration.running import SLEEPER, Running, until
 
 
@@ -15,26 +18,32 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-@pytest.mark.live
-def test_the_metrics_are_what_status_says(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+Found = dict[tuple[str, ...], float]
+
+
+@pytest.fixture
+def read(running: Running, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Found]:
+    """What Prometheus would read from the daemon, by series and labels."""
     port = free_port()
-    monkeypatch.setattr(
-        Running, "environment", {**running.environment, "SCALER_HTTP": f"127.0.0.1:{port}"}
-    )
+    environment = {**running.environment, "SCALER_HTTP": f"127.0.0.1:{port}"}
+    monkeypatch.setattr(Running, "environment", environment)
+
+    def ask() -> Found:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            families = text_string_to_metric_families(answer.read().decode())
+            samples = [sample for family in families for sample in family.samples]
+        return {(one.name, *one.labels.values()): one.value for one in samples}
+
+    return ask
+
+
+@pytest.mark.live
+def test_the_metrics_are_what_status_says(running: Running, read: Callable[[], Found]) -> None:
     running.write("web", SLEEPER.format(name="web", count=2))
     running.start()
     until(lambda: running.status()["web"]["ready"] == 2, "both run")
-    url = f"http://127.0.0.1:{port}/metrics"
-    with urllib.request.urlopen(url) as answer:
-        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-        families = list(text_string_to_metric_families(answer.read().decode()))
-    found = {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in families
-        for sample in family.samples
-    }
+    found = read()
     target = running.status()["web"]
     for field in ("wanted", "desired", "ready", "min", "max"):
         assert found[f"scaler_{field}", "web"] == target[field]
@@ -43,3 +52,44 @@ def test_the_metrics_are_what_status_says(
     assert found["scaler_leader",] == 1
     assert found["scaler_defects_total",] == 0
     assert found["scaler_last_tick_age_seconds",] < 60
+
+
+@pytest.mark.live
+def test_what_was_done_is_counted_also_when_the_policy_changes(
+    running: Running, read: Callable[[], Found]
+) -> None:
+    running.write("web", SLEEPER.format(name="web", count=1))
+    running.start()
+    until(lambda: running.status()["web"]["ready"] == 1, "it runs")
+    grown = read()["scaler_changes_total", "web"]
+    running.write("web", SLEEPER.format(name="web", count=3))
+    until(lambda: running.status()["web"]["ready"] == 3, "it grows")
+    assert read()["scaler_changes_total", "web"] == grown + 1
+    assert read()["scaler_restarts_total", "web"] == 0
+    (name, *_) = running.instances("web")
+    assert running.ask("restart", "web", name).returncode == 0
+    until(lambda: read()["scaler_restarts_total", "web"] == 1, "the restart is counted")
+    assert read()["scaler_changes_total", "web"] == grown + 1
+
+
+METRIC = """\
+    metrics:
+      - name: backlog
+        source: {{http: {{url: "{url}/backlog", json: $.bytes}}}}
+        goal: {{per_instance: 123456789}}
+"""
+
+
+@pytest.mark.live
+async def test_no_digit_of_a_metric_is_lost(running: Running, read: Callable[[], Found]) -> None:
+    server = WebServer()
+    await server.start()
+    server.answers["/backlog"] = b'{"bytes": 123456791}'
+    policy = SLEEPER.format(name="web", count=1) + METRIC.format(url=server.url)
+    running.write("web", policy)
+    await asyncio.to_thread(running.start)
+    key = ("scaler_metric_value", "web", "backlog")
+    found = await asyncio.to_thread(until, lambda: key in (now := read()) and now, "it is read")
+    assert found[key] == 123456791
+    assert found["scaler_metric_goal", "web", "backlog"] == 123456789
+    await server.stop()
