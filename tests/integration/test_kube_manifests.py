@@ -98,6 +98,16 @@ def test_what_would_be_applied_is_valid_and_fits_together(folder: Path) -> None:
                 assert tag != "latest"
 
 
+def test_the_pod_monitor_joins_an_overlay(tmp_path: Path) -> None:
+    shutil.copytree(ROOT, tree := tmp_path / "kubernetes")
+    with (tree / "overlays/shop/kustomization.yaml").open("a") as file:
+        file.write("components: [../../components/podmonitor]\n")
+    found = rendered(tree / "overlays/shop")
+    names = {(one["kind"], one["metadata"]["name"]) for one in found}
+    assert {("PodMonitor", "scaler"), ("NetworkPolicy", "scaler-metrics")} <= names
+    assert {one["metadata"]["namespace"] for one in found} == {"shop"}
+
+
 def test_observing_shrinks_the_rights_of_the_same_overlay() -> None:
     acting, observing = (
         {str(o["rules"]) for o in rendered(ROOT / "overlays" / name) if o["kind"] == "Role"}
@@ -188,6 +198,29 @@ def test_sidecars_answer_each_other_and_nobody_else() -> None:
     assert rule["from"] == [{"podSelector": {"matchLabels": labels}}]
 
 
+def test_daemons_of_different_targets_share_no_lease() -> None:
+    """They may well stand in one namespace."""
+    names = [settings.load(file.parent / "scaler.yaml").lease.name for file in WORKLOADS]
+    assert len(set(names)) == len(names)
+
+
+def test_a_node_can_be_emptied_and_a_daemon_stays() -> None:
+    (deployment,) = objects(ROOT / "base/deployment.yaml")
+    (budget,) = objects(ROOT / "base/disruption.yaml")
+    assert 1 <= budget["spec"]["minAvailable"] < deployment["spec"]["replicas"]
+
+
+def test_the_application_of_a_sidecar_is_as_open_and_starts_as_surely_as_without() -> None:
+    (deployment,) = objects(ROOT / "sidecar/deployment.yaml")
+    pod = deployment["spec"]["template"]["spec"]
+    secrets = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+    assert [secret["optional"] for secret in secrets] == [True]
+    (policy,) = objects(ROOT / "sidecar/network.yaml")
+    ports = {port["containerPort"] for one in pod["containers"] for port in one["ports"]}
+    for_all = [rule for rule in policy["spec"]["ingress"] if "from" not in rule]
+    assert {port["port"] for rule in for_all for port in rule["ports"]} == ports
+
+
 def test_a_sidecar_is_native_and_small() -> None:
     (deployment,) = objects(ROOT / "sidecar/deployment.yaml")
     pod = deployment["spec"]["template"]["spec"]
@@ -195,6 +228,8 @@ def test_a_sidecar_is_native_and_small() -> None:
     assert sidecar["restartPolicy"] == "Always"
     assert sidecar["resources"]["limits"]["memory"] == "64Mi"
     assert pod["shareProcessNamespace"] is True
+    for container in [*pod["containers"], sidecar]:
+        assert "runAsUser" not in container["securityContext"], "another user's group is not seen"
     given = {variable["name"] for variable in sidecar["env"]}
     assert {"POD_NAME", "POD_NAMESPACE", "POD_IP"} <= given
 
