@@ -169,7 +169,7 @@ class Settings(BaseSettings):
     socket: Path = Field(default_factory=_socket)
     """Where the daemon listens for `scaler status` and the other commands."""
     http: str = Field(default="", pattern=ADDRESS)
-    """`127.0.0.1:9108` also answers /livez and /readyz there; off when empty."""
+    """`127.0.0.1:9108` also answers /livez, /readyz and /metrics there; off when empty."""
     act: bool = True
     """`false` decides and records for every policy, and changes nothing."""
     store: Literal["sqlite", "memory"] = "sqlite"

@@ -10,6 +10,7 @@ import math
 import os
 import random
 import time
+from datetime import UTC, datetime, timedelta
 
 from benchmarks.kube.daemon import Daemon, percentile, served
 from tests.fakes.kube_cluster import Cluster
@@ -60,6 +61,7 @@ class Run:
         self._server = server
         self._cluster = cluster
         self._ready: dict[str, int] = {}
+        self._settled: dict[str, int] = {}
         self._seen = 0
         cluster.load = self.load
         cluster.start_up = lambda pod: self.apps[pod["metadata"]["labels"]["app"]].start_up
@@ -76,13 +78,17 @@ class Run:
         ), 1 << 26
 
     def count(self) -> None:
-        """Who is ready, before the metrics-server looks."""
-        found = dict.fromkeys(self.apps, 0)
+        """Who is ready, and who has been for a whole window: only their samples are of work."""
+        found, settled = dict.fromkeys(self.apps, 0), dict.fromkeys(self.apps, 0)
+        long_ago = datetime.now(UTC) - timedelta(seconds=EVERY_S + 1)
         for pod in self._server.all("Pod"):
-            conditions = pod["status"].get("conditions", ())
-            if any(c["type"] == "Ready" and c["status"] == "True" for c in conditions):
-                found[pod["metadata"]["labels"]["app"]] += 1
-        self._ready = found
+            name = pod["metadata"]["labels"]["app"]
+            for condition in pod["status"].get("conditions", ()):
+                if condition["type"] == "Ready" and condition["status"] == "True":
+                    found[name] += 1
+                    since = datetime.fromisoformat(condition["lastTransitionTime"])
+                    settled[name] += since < long_ago
+        self._ready, self._settled = found, settled
 
     def scraped(self) -> None:
         """Who asks for more by the numbers that have just been published."""
@@ -91,7 +97,8 @@ class Run:
             replicas = self._server.get("Deployment", name)["spec"]["replicas"]
             ready = max(1, self._ready[name])
             used = min(CAP, app.cores(now) / ready)
-            asks = used / GOAL > 1 + TOLERANCE and math.ceil(used * ready / GOAL) > replicas
+            needed = math.ceil(used * self._settled.get(name, 0) / GOAL)
+            asks = used / GOAL > 1 + TOLERANCE and needed > replicas
             app.over_at = (app.over_at or now) if asks else None
 
     def watch(self) -> None:

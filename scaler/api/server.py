@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from scaler.api import exposition
 from scaler.clock import Clock
 from scaler.core import explain
 from scaler.core.journal import Entry, Kind, decision_to_dict, entry_to_dict, policy_of
@@ -70,10 +71,22 @@ class Api:
         return application
 
     def probes(self) -> web.Application:
-        """Only whether it lives and is ready; for a port that others can reach."""
+        """Whether it lives and is ready, and its metrics; for a port that others can reach."""
         application = web.Application(middlewares=[_errors])
-        application.add_routes([web.get("/livez", self._livez), web.get("/readyz", self._readyz)])
+        application.add_routes(
+            [
+                web.get("/livez", self._livez),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+            ]
+        )
         return application
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        now, monotonic = self.clock.now(), self.clock.monotonic()
+        version = str(self.about()["version"])
+        body = exposition.text(self.manager, now, monotonic, version)
+        return web.Response(body=body.encode(), headers={"Content-Type": exposition.CONTENT})
 
     async def _livez(self, _: web.Request) -> web.Response:
         return _probe(self.alive())

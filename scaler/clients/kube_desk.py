@@ -53,13 +53,18 @@ class Desk:
         core = f"/api/v1/namespaces/{namespace}"
         scaling = f"/apis/autoscaling/v2/namespaces/{namespace}"
         self.pods: Mirror[Pod] = Mirror(
-            api, f"{core}/pods", trim=kube_seen.pod, changed=self._pod_changed
+            api,
+            f"{core}/pods",
+            trim=kube_seen.pod,
+            changed=self._pod_changed,
+            restored=self._tell_all,
         )
         self._autoscalers: Mirror[Owner] = Mirror(
             api,
             f"{scaling}/horizontalpodautoscalers",
             trim=kube_seen.owner,
             changed=self._owner_changed,
+            restored=self._tell_all,
         )
         self._scales = Scales(api, namespace, self.pods)
         self._sets: Mirror[ReplicaSet] | None = None
@@ -113,6 +118,7 @@ class Desk:
                 resource.path(self.namespace),
                 trim=kube_seen.workload,
                 changed=self._workload_changed(resource),
+                restored=self._tell_all,
             )
         if resource.kind == "Deployment" and self._sets is None:
             self._sets = Mirror(
@@ -120,6 +126,7 @@ class Desk:
                 SETS.path(self.namespace),
                 trim=kube_seen.replica_set,
                 changed=self._set_changed,
+                restored=self._tell_all,
             )
         wanted: list[Mirror[Any]] = [self._workloads[resource], self.pods, self._autoscalers]
         if resource.kind == "Deployment" and self._sets is not None:
@@ -173,6 +180,11 @@ class Desk:
 
     def _tell(self, uid: str) -> None:
         for policy in self._followers.get(uid, ()):
+            self._notices.notify(policy)
+
+    def _tell_all(self) -> None:
+        """After a time without the server everybody may be behind."""
+        for policy in {name for names in self._named.values() for name in names}:
             self._notices.notify(policy)
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:

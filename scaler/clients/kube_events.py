@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+import structlog
+
 from scaler.clients.kube_desk import Desk
 from scaler.clients.kube_resource import Resource
 from scaler.clients.kubernetes import MERGE
@@ -17,6 +19,8 @@ from scaler.clock import Clock
 from scaler.core.journal import Entry, Kind
 from scaler.core.model import Decision
 from scaler.errors import NotFound, ScalerError
+
+log = structlog.get_logger(__name__)
 
 QUIET: Final = timedelta(minutes=1)  # between two writes about the same
 SERIES: Final = timedelta(minutes=10)  # what comes later begins anew
@@ -82,6 +86,7 @@ class Events:
         self._series: dict[_Subject, _Series] = {}
         self._waiting: dict[_Subject, None] = {}
         self._task: asyncio.Task[None] | None = None
+        self._dropped = False  # said once
 
     def announce(
         self, desk: Desk, resource: Resource, name: str, policy: str, entry: Entry
@@ -117,8 +122,10 @@ class Events:
             series.written_at = now
             try:
                 await self._send(subject, series)
-            except ScalerError:
-                continue  # an Event is a courtesy; the journal has it all
+            except ScalerError as error:  # an Event is a courtesy; the journal has it all
+                if not self._dropped:
+                    log.warning("event.dropped", target=subject.policy, error=str(error))
+                self._dropped = True
 
     def _due(self, subject: _Subject) -> timedelta:
         at = self._series[subject].written_at

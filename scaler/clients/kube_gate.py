@@ -28,6 +28,11 @@ class Gate:
         self._open = asyncio.Event()
         self._open.set()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the server is in trouble; then whoever waits here is let in when it is not."""
+        return not self._open.is_set()
+
     async def enter(self) -> None:
         """Return when it is time to ask."""
         while not self._open.is_set():

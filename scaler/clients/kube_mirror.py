@@ -28,6 +28,10 @@ def _nothing(old: object, new: object) -> None:
     """Nobody listens."""
 
 
+def _nobody() -> None:
+    """Nobody waits."""
+
+
 class Mirror(Generic[T]):
     """All objects of one kind in one namespace, trimmed to what is needed of each."""
 
@@ -38,14 +42,19 @@ class Mirror(Generic[T]):
         *,
         trim: Callable[[Json], T],
         changed: Callable[[T | None, T | None], None] = _nothing,
+        restored: Callable[[], None] = _nobody,
         selector: str = "",
     ) -> None:
-        """`changed` hears of each addition, change and end, as (old, new), at once."""
+        """`changed` hears of each addition, change and end, as (old, new), at once.
+
+        `restored` hears when the server is followed again after it was not.
+        """
         self.items: Mapping[str, T] = {}
         self._api = api
         self._path = path
         self._trim = trim
         self._changed = changed
+        self._restored = restored
         self._query = {"labelSelector": selector} if selector else {}
         self._items: dict[str, T] = {}
         self._trouble: ScalerError | None = None
@@ -95,6 +104,7 @@ class Mirror(Generic[T]):
                 version = await self._watch(version)
             except Gone:
                 version = ""
+                self._api.gate.answered()
             except TransientError as error:
                 self._fail(error)
                 self._api.gate.failed(error)
@@ -114,7 +124,9 @@ class Mirror(Generic[T]):
 
     def _in_touch(self) -> None:
         self._api.gate.answered()
-        self._trouble = None
+        trouble, self._trouble = self._trouble, None
+        if trouble is not None:
+            self._restored()
 
     async def _list(self) -> str:
         """Everything, page by page; the version it was true at."""

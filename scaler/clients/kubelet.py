@@ -40,19 +40,21 @@ Key = tuple[str, str, str]  # namespace, pod, container
 class _Counter:
     """The CPU of one container, and its rate as far as there was an older number."""
 
-    at: datetime
+    at: datetime  # on the clock of the node
+    seen_at: datetime  # the same on ours, at the latest when we first heard of it
     seconds: float
     cores: float | None = None
     window: timedelta = timedelta()
 
-    def then(self, at: datetime, seconds: float) -> "_Counter":
+    def then(self, at: datetime, seconds: float, now: datetime) -> "_Counter":
         """After another look. Kubelets look at each container in its own rhythm."""
         window = at - self.at
         if window < timedelta() or seconds < self.seconds:
-            return _Counter(at, seconds)  # it counts from nothing again
+            return _Counter(at, min(at, now), seconds)  # it counts from nothing again
         if window < SHORTEST:
             return self
-        return _Counter(at, seconds, (seconds - self.seconds) / window.total_seconds(), window)
+        cores = (seconds - self.seconds) / window.total_seconds()
+        return _Counter(at, min(at, now), seconds, cores, window)
 
 
 @dataclass(slots=True)
@@ -133,13 +135,14 @@ class Kubelets:
             return
         counters: dict[Key, _Counter] = {}
         memory: dict[Key, float] = {}
-        for kind, key, at, value in _lines(page, self._api.clock.now()):
+        now = self._api.clock.now()
+        for kind, key, at, value in _lines(page, now):
             if kind != CPU:
                 memory[key] = value
             elif (old := node.counters.get(key)) is not None:
-                counters[key] = old.then(at, value)
+                counters[key] = old.then(at, value, now)
             else:
-                counters[key] = _Counter(at, value)
+                counters[key] = _Counter(at, min(at, now), value)
         if not counters:
             node.trouble = f"the kubelet of {name} says nothing of any container"
             return
@@ -178,7 +181,7 @@ def _pods(
         if counter.cores is not None and key in memory:
             parts[namespace, pod].append((container, counter.cores, memory[key]))
     return {
-        pod: Usage(min(c.at for c in some), max(c.window for c in some), tuple(parts[pod]))
+        pod: Usage(min(c.seen_at for c in some), max(c.window for c in some), tuple(parts[pod]))
         for pod, some in of_pod.items()
         if len(parts[pod]) == len(some)
     }

@@ -78,12 +78,16 @@ class Draft:
         return any(remark.kind != "differs" for remark in self.remarks)
 
     def metric(self, metric: dict[str, Any], wanted_name: str) -> Place:
-        """Add a metric under a name that no other has; where it stands."""
+        """Add a metric under a name that no other has; where it stands.
+
+        An HPA goes by the newest sample alone, and its rates and windows are made for that.
+        """
         metrics: list[dict[str, Any]] = self.fields.setdefault("metrics", [])
         taken = {one.get("name") or ("cpu" if "cpu" in one else "memory") for one in metrics}
         name = _unique(metric_name(wanted_name), taken)
         short = {"cpu", "memory"} & metric.keys()
-        metrics.append(metric if short and name == wanted_name else {"name": name, **metric})
+        named = metric if short and name == wanted_name else {"name": name, **metric}
+        metrics.append({**named, "window": "0s"})
         return ("metrics", len(metrics) - 1)
 
 

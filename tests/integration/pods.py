@@ -30,6 +30,7 @@ policies:
 """
 SETTINGS = """\
 policies: [policies]
+store: memory
 lease: {{store: kubernetes, name: web-scaler, ttl: {ttl}s}}
 sidecar: {{listen: "{address}:{port}", token_file: {token}}}
 """
@@ -132,6 +133,7 @@ class SidecarPod:
             "KUBERNETES_SERVICE_PORT": str(self._server.port),
             "SCALER_STATE_DIR": str(self.folder / "state"),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "MALLOC_ARENA_MAX": "1",  # as the image has it
         }
         with (self.folder / "log").open("wb") as log:
             self._process = subprocess.Popen(

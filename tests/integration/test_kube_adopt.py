@@ -121,7 +121,7 @@ async def test_without_a_policy_it_prints_one(
     with pytest.raises(Refused, match="deployments/api"):
         await run("hpa/api")
     made = yaml.safe_load(capsys.readouterr().out)["policies"]["api"]
-    assert made["metrics"] == [{"cpu": "60%", "of": "request"}]
+    assert made["metrics"] == [{"cpu": "60%", "of": "request", "window": "0s"}]
     assert there(server)
 
 

@@ -40,6 +40,7 @@ class Bench:
         self.provider = kubernetes.PLUGIN.open(self.context)
         self.target = kubernetes.KubernetesTarget(workload="web", policy="web", kind="kubernetes")
         self.cpu: defaultdict[str, float] = defaultdict(float)  # seconds, by pod
+        self.ahead = timedelta()  # the clocks of the nodes
         self.sources: dict[str, Any] = {}
 
     async def fleet(self, count: int = 3) -> Fleet:
@@ -51,7 +52,7 @@ class Bench:
         """So much by each pod for a while; then the kubelets have looked."""
         await self.clock.advance(span)
         pages: defaultdict[str, str] = defaultdict(str)
-        at = round(self.clock.now().timestamp() * 1000)
+        at = round((self.clock.now() + self.ahead).timestamp() * 1000)
         for pod in self.cluster.pods():
             name = pod["metadata"]["name"]
             self.cpu[name] += cores * span.total_seconds()
@@ -138,6 +139,22 @@ async def test_numbers_that_stand_still_grow_old(bench: Bench) -> None:
     then = bench.clock.now()
     await bench.clock.advance(60 * SECOND)
     assert {sample.at for sample in (await bench.read()).samples} == {then}
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_numbers_from_the_future_grow_old_too(bench: Bench, answers: bool) -> None:
+    bench.ahead = timedelta(minutes=10)
+    await bench.read()
+    for _ in range(2):
+        await bench.uses(0.25)
+        await bench.read()
+    seen_at = bench.clock.now()
+    if not answers:
+        bench.server.texts.clear()
+    for _ in range(3):
+        await bench.clock.advance(10 * SECOND)
+        reading = await bench.read()
+        assert {sample.at for sample in reading.samples} == {seen_at}
 
 
 async def test_a_container_that_counts_from_nothing_again_is_no_sample(bench: Bench) -> None:

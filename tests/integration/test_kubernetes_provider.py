@@ -335,12 +335,13 @@ async def test_while_a_template_is_rolled_out_the_count_stands_still(shop: Shop)
     for fleet in seen:
         staying = [i for i in fleet.instances if i.state is not State.STOPPING]
         assert fleet.wanted == 4
-        assert len([i for i in staying if i.ready]) >= 3
+        serving = sum(i.ready is True for i in staying)
+        assert serving >= 3
+        assert len(staying) <= max(4, serving)  # one too many counts when it serves
         assert {i.id for i in staying if not i.current} <= before
     words = [fleet.rollout for fleet in seen if fleet.rollout]
     assert words[0].endswith("of 4 pods updated")
     assert len(set(words)) > 1
-    assert max(len([i for i in f.instances if i.state is not State.STOPPING]) for f in seen) <= 5
 
 
 def custom(shop: Shop, *, scale: bool = True) -> None:

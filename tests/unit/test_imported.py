@@ -82,20 +82,28 @@ RATES = {
         pytest.param({"minReplicas": 0}, "limits.min", 0, id="min of zero"),
         pytest.param({"minReplicas": 3}, "limits.min", 3, id="min"),
         pytest.param({"maxReplicas": 30}, "limits.max", 30, id="max"),
-        pytest.param({}, "metrics", [{"cpu": "80%", "of": "request"}], id="no metric is 80 % CPU"),
         pytest.param(
-            {"metrics": [HALF]}, "metrics", [{"cpu": "50%", "of": "request"}], id="utilization"
+            {},
+            "metrics",
+            [{"cpu": "80%", "of": "request", "window": "0s"}],
+            id="no metric is 80 % CPU",
+        ),
+        pytest.param(
+            {"metrics": [HALF]},
+            "metrics",
+            [{"cpu": "50%", "of": "request", "window": "0s"}],
+            id="utilization",
         ),
         pytest.param(
             {"metrics": [resource(type="AverageValue", averageValue="500m")]},
             "metrics",
-            [{"name": "cpu", "goal": {"per_instance": "500m"}}],
+            [{"name": "cpu", "goal": {"per_instance": "500m"}, "window": "0s"}],
             id="so much CPU for each",
         ),
         pytest.param(
             {"metrics": [resource("memory", type="AverageValue", averageValue="1Gi")]},
             "metrics",
-            [{"name": "memory", "goal": {"per_instance": "1Gi"}}],
+            [{"name": "memory", "goal": {"per_instance": "1Gi"}, "window": "0s"}],
             id="so much memory for each",
         ),
         pytest.param({}, "limits.tolerance", "10%", id="the tolerance has its default"),
@@ -175,7 +183,7 @@ def test_a_metric_of_one_container_measures_that_container() -> None:
     assert made.fields["target"] == {
         "kubernetes": {"workload": "deployment/web", "container": "app"}
     }
-    assert made.fields["metrics"] == [{"cpu": "50%", "of": "request"}]
+    assert made.fields["metrics"] == [{"cpu": "50%", "of": "request", "window": "0s"}]
     assert not made.remarks
 
 
@@ -423,7 +431,7 @@ def test_what_does_not_map_is_named_with_a_remedy(
 )
 def test_older_versions(version: str, spec: dict[str, Any], metrics: str) -> None:
     made = imported({**hpa(spec), "apiVersion": version})
-    assert made.fields["metrics"] == [{"cpu": metrics, "of": "request"}]
+    assert made.fields["metrics"] == [{"cpu": metrics, "of": "request", "window": "0s"}]
 
 
 def test_exact_is_the_hpa_to_the_number() -> None:
@@ -471,7 +479,7 @@ PROMETHEUS = {
                 ]
             },
             "metrics",
-            [{"cpu": "60%", "of": "request"}],
+            [{"cpu": "60%", "of": "request", "window": "0s"}],
             id="CPU",
         ),
         pytest.param(
@@ -481,7 +489,7 @@ PROMETHEUS = {
                 ]
             },
             "metrics",
-            [{"name": "memory", "goal": {"per_instance": "1Gi"}}],
+            [{"name": "memory", "goal": {"per_instance": "1Gi"}, "window": "0s"}],
             id="memory",
         ),
         pytest.param(
@@ -503,6 +511,7 @@ PROMETHEUS = {
                         }
                     },
                     "goal": {"per_instance": 100},
+                    "window": "0s",
                 }
             ],
             id="Prometheus",
