@@ -167,6 +167,7 @@ class ScalingManager:
         acts = self._may_act(it.policy)
         if not acts:
             history = unchanged(history, facts.history)
+            await it.stop_routing()
         it.decision, it.facts, it.history = decision, facts, history
         self._record(it, *self._worth_telling(it, decision, facts))
         why = elsewhere.reason(it.policy, facts.fleet, history, decision.at) if acts else ""

@@ -83,6 +83,11 @@ class Watched:
         for source in self.sources.values():
             await source.aclose()
         self.sources = {}
+        await self.stop_routing()
+
+    async def stop_routing(self) -> None:
+        """Leave requests to others, who say who is to go; what was said here is true no more."""
+        self.leaving = {}
         if self.balancer is not None:
             await self.balancer.aclose()
             self.balancer = None

@@ -10,6 +10,7 @@ from scaler.core.journal import Entry
 from scaler.core.policy import Policy
 from scaler.engine.health import BEAT
 from scaler.engine.jobs import Job
+from scaler.engine.leader import Leadership
 from scaler.engine.manager import ScalingManager
 from scaler.engine.recorder import Recorder
 from scaler.interfaces import Adapters, Store
@@ -26,13 +27,18 @@ class Simulation:
         store: Store,
         clock: ManualClock,
         tell: Callable[[Entry], None] = lambda _: None,
+        leadership: Leadership | None = None,
     ) -> None:
         self._clock = clock
         self._policies = policies
         self._store = store
         self._recorder = Recorder(store=store, clock=clock)
         self.manager = ScalingManager(
-            adapters=adapters, recorder=self._recorder, clock=clock, tell=tell
+            adapters=adapters,
+            recorder=self._recorder,
+            clock=clock,
+            tell=tell,
+            leadership=leadership,
         )
 
     async def start(self) -> None:

@@ -102,23 +102,29 @@ class KubernetesLease:
         return (self.holder, _number(spec.get("leaseTransitions"))) == (grant.holder, grant.fence)
 
     async def freed(self, patience: timedelta) -> None:
-        """Follow the object itself: one stream, that costs the server nothing while all is well."""
+        """Follow the object itself: one stream, that costs the server nothing while all is well.
+
+        A stream that never opens hides no end of a term: whoever was seen last has until then.
+        """
         api = await self._at()
         end = api.clock.monotonic() + patience
         loop = asyncio.get_running_loop()
+
+        def left_s() -> float:
+            return (min(self._taken_until, end) - api.clock.monotonic()).total_seconds()
+
         events = api.watch(
             self._path(api),
             span=timedelta(seconds=ceil(patience.total_seconds()) + 1),
             fieldSelector=f"metadata.name={self._name}",
         )
         try:
-            async with asyncio.timeout(patience.total_seconds()) as limit, aclosing(events):
+            async with asyncio.timeout(left_s()) as limit, aclosing(events):
                 async for event in events:
                     if event.get("type") in WATCH_EVENTS:
                         deleted = event.get("type") == "DELETED"
                         self._see(api, {} if deleted else _map(event, "object"))
-                    left = min(self._taken_until, end) - api.clock.monotonic()
-                    limit.reschedule(loop.time() + left.total_seconds())
+                    limit.reschedule(loop.time() + left_s())
         except TimeoutError:
             return
         raise Unavailable(f"watching the lease {self._name}: the server has ended the stream")

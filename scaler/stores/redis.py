@@ -1,78 +1,91 @@
-"""A lease on Redis: a key that ends by itself, and a counter that is the fence.
+"""A lease on Redis: one hash that says who holds it, since which write, and for how long.
 
-Every step is one script, so nobody comes between a look and a write. A key that is gone before its
-time was lost by the server (it was restarted, or a replica took over that had not got it): whoever
-had seen it waits for its end all the same.
+Every step is one script, so nobody comes between a look and a write. Nothing here ends by itself:
+Redis ends keys by its wall clock, and a step of that would end a term whose holder still acts.
+Whoever waits measures the term alone, from when it saw the record change last. That holds for a
+record that is forgotten, too (by a restart, or by a replica that took over and had not got it).
 """
 
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from scaler.clients.redis import Redis
 from scaler.clock import Clock
 from scaler.interfaces import Grant
 
-MARGIN: Final = 0.1  # of a term: the holder's clock may be a tenth slower than the server's
+MARGIN: Final = 0.1  # of a term: the holder's clock may be a tenth slower than another's
+LONGEST_TERM_MS: Final = 3_600_000  # that is believed, whatever the record says
 POLL: Final = timedelta(milliseconds=500)
-FREE: Final = ""  # what a holder leaves that has given it back
+FREE: Final = ""  # the holder after a release
 
 LOOK: Final = """
-return {redis.call('GET', KEYS[1]) or false, redis.call('PTTL', KEYS[1])}
+local found = redis.call('HMGET', KEYS[1], 'holder', 'stamp', 'term_ms', 'fence')
+return {found[1] or '', found[2] or '', tonumber(found[3]) or 0, tonumber(found[4]) or 0}
 """
 TAKE: Final = """
-local held = redis.call('GET', KEYS[1])
-if held and held ~= '' and held ~= ARGV[1] then return false end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-if held == ARGV[1] then return tonumber(redis.call('GET', KEYS[2])) end
-return redis.call('INCR', KEYS[2])
+local holder, term_ms, stamp, was_holder, was_stamp, fence = unpack(ARGV)
+local found = redis.call('HMGET', KEYS[1], 'holder', 'stamp', 'fence')
+if (found[1] or '') ~= was_holder or (found[2] or '') ~= was_stamp then return false end
+if found[1] ~= holder then fence = math.max(fence, found[3] or 0) + 1 end
+redis.call('HSET', KEYS[1], 'holder', holder, 'term_ms', term_ms, 'stamp', stamp, 'fence', fence)
+return tonumber(fence)
 """
 KEEP: Final = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] or redis.call('GET', KEYS[2]) ~= ARGV[3] then return 0 end
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+local holder, term_ms, stamp, fence = unpack(ARGV)
+local found = redis.call('HMGET', KEYS[1], 'holder', 'fence')
+if found[1] ~= holder or found[2] ~= fence then return 0 end
+redis.call('HSET', KEYS[1], 'term_ms', term_ms, 'stamp', stamp)
+return 1
 """
 ALLOWED: Final = """
-return redis.call('PEXPIRE', KEYS[1], 1)
-"""  # of a key that is not there: it changes nothing, and is refused where writing is
+return redis.call('HDEL', KEYS[1], 'never')
+"""  # no record has this field: it changes nothing, and is refused where writing is
 GIVE: Final = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], '', 'PX', ARGV[2])
+local holder, stamp, fence = unpack(ARGV)
+local found = redis.call('HMGET', KEYS[1], 'holder', 'fence')
+if found[1] ~= holder or found[2] ~= fence then return 0 end
+redis.call('HSET', KEYS[1], 'holder', '', 'stamp', stamp)
 return 1
 """
 
 
 class RedisLease:
-    """Two keys of one Redis: who holds it, and how many have held it."""
+    """One key of one Redis."""
 
     def __init__(self, redis: Redis, clock: Clock, *, name: str) -> None:
-        self.holder = ""
+        self.holder = FREE
         self._redis = redis
         self._clock = clock
-        self._keys = (f"{{scaler:lease:{name}}}", f"{{scaler:lease:{name}}}:fence")
-        self._taken_by = FREE
-        self._taken_until = timedelta()  # on our clock, as the server said last
+        self._keys = (f"scaler:lease:{name}",)
+        self._stamp = ""  # of the write that was seen last: a holder never uses one twice
+        self._fence = 0
+        self._taken_by = FREE  # also when the record has been lost since
+        self._taken_until = timedelta()  # on our clock, a term after it was seen to change last
 
     async def acquire(self, holder: str, ttl: timedelta) -> Grant | None:
+        asked_at = self._clock.monotonic()
         await self._look()
         if self._taken_by != holder and not self._free():
             return None
-        asked_at = self._clock.monotonic()
-        fence = await self._redis.run(TAKE, self._keys, holder, _ms(ttl))
-        if fence is None:
+        seen = (self.holder, self._stamp, self._fence)
+        fence = await self._run(TAKE, holder, _ms(ttl), _stamp(asked_at), *seen)
+        if fence is None:  # somebody else was faster
             await self._look()
             return None
         self.holder = self._taken_by = holder
-        return Grant(holder=holder, fence=int(fence), until=asked_at + ttl * (1 - MARGIN))
+        self._stamp, self._fence = _stamp(asked_at), fence
+        return Grant(holder=holder, fence=fence, until=asked_at + ttl * (1 - MARGIN))
 
     async def renew(self, grant: Grant, ttl: timedelta) -> Grant | None:
         asked_at = self._clock.monotonic()
-        if not await self._redis.run(KEEP, self._keys, grant.holder, _ms(ttl), grant.fence):
+        if not await self._run(KEEP, grant.holder, _ms(ttl), _stamp(asked_at), grant.fence):
             await self._look()
             return None
         until = asked_at + ttl * (1 - MARGIN)
         return Grant(holder=grant.holder, fence=grant.fence, until=until)
 
     async def release(self, grant: Grant) -> None:
-        await self._redis.run(GIVE, self._keys, grant.holder, _ms(timedelta(hours=1)))
+        await self._run(GIVE, grant.holder, _stamp(self._clock.monotonic()), grant.fence)
 
     async def freed(self, patience: timedelta) -> None:
         end = self._clock.monotonic() + patience
@@ -89,18 +102,24 @@ class RedisLease:
             ScalerError: a candidate would get no further.
         """
         await self._look()
-        await self._redis.run(ALLOWED, (f"{self._keys[0]}:none",))
+        await self._run(ALLOWED)
 
     def _free(self) -> bool:
-        return self._taken_by == FREE or self._clock.monotonic() >= self._taken_until
+        return self._clock.monotonic() >= self._taken_until
 
     async def _look(self) -> None:
-        """Take in who holds it and for how long. What has vanished early stays taken."""
-        held, left_ms = await self._redis.run(LOOK, self._keys)
-        self.holder = held or ""
-        if held is not None:
-            left = timedelta(milliseconds=max(0, left_ms))
-            self._taken_by, self._taken_until = held, self._clock.monotonic() + left
+        """Take in who holds it. An older record that is free was brought back: nobody gave it."""
+        holder, stamp, term_ms, fence = await self._run(LOOK)
+        changed = (holder, stamp) != (self.holder, self._stamp)
+        if changed and (holder or fence >= self._fence):
+            term_ms = max(0, min(term_ms, LONGEST_TERM_MS)) if holder else 0
+            term = timedelta(milliseconds=term_ms)
+            self._taken_by, self._taken_until = holder, self._clock.monotonic() + term
+            self._fence = fence
+        self.holder, self._stamp = holder, stamp
+
+    async def _run(self, script: str, *values: str | int) -> Any:
+        return await self._redis.run(script, self._keys, *values)
 
     async def aclose(self) -> None:
         await self._redis.aclose()
@@ -108,3 +127,7 @@ class RedisLease:
 
 def _ms(span: timedelta) -> int:
     return round(span.total_seconds() * 1000)
+
+
+def _stamp(moment: timedelta) -> str:
+    return str(moment // timedelta(microseconds=1))

@@ -317,6 +317,66 @@ async def test_a_stream_that_breaks_is_an_error_and_no_invitation(
         await within_patience(waiting)
 
 
+async def test_a_stream_that_never_opens_hides_no_death(kubernetes: OnKubernetes) -> None:
+    first, second = await lease_of(kubernetes), await lease_of(kubernetes)
+    kubernetes.server.faults.hang("watch=true")
+    grant = await taken(first, "a", SHORT)
+    assert await second.acquire("b", SHORT) is None
+    await within_patience(second.freed(timedelta(minutes=5)))
+    assert CLOCK.monotonic() > grant.until
+    assert await second.acquire("b", SHORT) is not None
+
+
+async def test_a_clock_of_redis_that_is_moved_ends_no_term(redis: OnRedis) -> None:
+    first, second = await lease_of(redis), await lease_of(redis)
+    grant = await taken(first, "a", timedelta(seconds=3))
+    for key in redis.server.ask("keys", "*").split():
+        redis.server.ask("pexpire", key, "300")  # what is left when the clock is moved forward
+    async with asyncio.timeout(PATIENCE_S):
+        while await second.acquire("b", TTL) is None:
+            await second.freed(timedelta(minutes=5))
+    assert CLOCK.monotonic() > grant.until
+
+
+async def test_an_older_record_that_is_brought_back_is_no_invitation(redis: OnRedis) -> None:
+    first, second = await lease_of(redis), await lease_of(redis)
+    await first.release(await taken(first, "a"))
+    (key,) = redis.server.ask("keys", "*").split()
+    redis.server.ask("copy", key, "backup")
+    grant = await taken(first, "c", timedelta(seconds=3))
+    assert await second.acquire("b", TTL) is None
+    redis.server.ask("copy", "backup", key, "replace")
+    async with asyncio.timeout(PATIENCE_S):
+        while (next_ := await second.acquire("b", TTL)) is None:
+            await second.freed(timedelta(minutes=5))
+    assert CLOCK.monotonic() > grant.until
+    assert next_.fence > grant.fence
+    assert await first.renew(grant, TTL) is None
+
+
+@pytest.mark.parametrize("written", ["nonsense", "-1", "1e300"])
+async def test_a_term_that_cannot_be_is_not_believed(redis: OnRedis, written: str) -> None:
+    lease = await lease_of(redis)
+    await taken(lease, "a")
+    (key,) = redis.server.ask("keys", "*").split()
+    redis.server.ask("hset", key, "holder", "a person", "term_ms", written, "stamp", "new")
+    await lease.acquire("b", TTL)
+    assert lease.holder in ("a person", "b")
+
+
+async def test_an_answer_that_nobody_waits_for_is_given_to_nobody_else(redis: OnRedis) -> None:
+    lease = await lease_of(redis)
+    grant = await taken(lease, "a")
+    redis.server.pause()
+    with pytest.raises(Unavailable, match="renewing: no answer"):
+        await in_time(lease.renew(grant, TTL), timedelta(milliseconds=200), "renewing")
+    redis.server.resume()
+    again = await taken(lease, "a")
+    assert again.fence == grant.fence
+    await lease.release(again)
+    assert (await taken(lease, "b")).fence > grant.fence
+
+
 async def test_a_redis_that_hangs_is_an_error(redis: OnRedis) -> None:
     lease = on_redis(redis.server.url)
     grant = await taken(lease, "a")

@@ -137,9 +137,10 @@ async def test_a_redis_with_the_lease_is_asked_without_a_change(
             (True, "Redis answers and may be written to; nobody holds the lease")
         ]
         assert redis.ask("dbsize").strip() == "0"
-        redis.ask("set", "{scaler:lease:scaler}", "alice", "PX", "60000")
+        redis.ask("hset", "scaler:lease:scaler", "holder", "alice", "fence", "1")
         ((_, detail),) = await bench.findings("lease")
         assert "alice holds the lease" in detail
+        assert redis.ask("hlen", "scaler:lease:scaler").strip() == "2"
         redis.ask("replicaof", "127.0.0.1", "1")
         ((ok, detail),) = await bench.findings("lease")
         assert not ok, "a replica takes no lease"

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.fakes.kube_cluster import Cluster
@@ -97,11 +98,21 @@ async def eventually(true: Callable[[], Any], what: str) -> None:
     await asyncio.to_thread(until, true, what)
 
 
+async def ready(member: Member) -> int:
+    connector = aiohttp.UnixConnector(str(member.socket))
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.get("http://daemon/readyz") as answer,
+    ):
+        return answer.status
+
+
 async def both_run(anna: Member, bert: Member) -> None:
     await asyncio.to_thread(anna.start)
     await eventually(anna.leads, "anna leads")
     await asyncio.to_thread(bert.start)
     await eventually(lambda: bert.follows(anna), "bert follows")
+    assert (await ready(anna), await ready(bert)) == (200, 200)
 
 
 async def want(count: int, server: Server, *members: Member) -> None:

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from random import Random
 from typing import Any
 
 from scaler.clock import ManualClock
 from scaler.core.document import Balancer
 from scaler.core.journal import Entry
 from scaler.core.policy import Policy
+from scaler.engine.leader import Leadership
 from scaler.engine.routes import LOOK
 from scaler.simulation.faults import Fault, Trouble
 from scaler.simulation.run import Simulation
 from scaler.simulation.world import Service, World
 from scaler.stores.memory import MemoryStore
+from tests.fakes.lease import MemoryLease, Network, Record
 from tests.simulation.conftest import START, seconds
 
 Make = Callable[..., Policy]
@@ -153,3 +156,51 @@ async def test_a_daemon_that_is_killed_while_it_drains_loses_no_request(
             clock.set(clock.now() + seconds(1))
     assert deaths >= 5
     assert (len(web.units), web.wanted, web.broken) == (1, 1, 0)
+
+
+class Appointed(Leadership):
+    """Leads for as long as the test says so."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(
+            MemoryLease(Record(), Network(Random(1)), clock),
+            holder="a",
+            ttl=seconds(15),
+            clock=clock,
+            random=Random(1),
+            gained=lambda: None,
+            lost=lambda _: None,
+        )
+        self.appointed = True
+
+    def may_act(self, span: timedelta = timedelta()) -> bool:
+        return self.appointed
+
+
+async def test_who_loses_the_lead_while_it_drains_begins_anew_when_it_leads_again(
+    clock: ManualClock, policy: Make
+) -> None:
+    seen: list[str] = []
+    web, leadership = Service(load=busy_until(2), request=timedelta(minutes=5)), Appointed(clock)
+    daemon = Simulation(
+        adapters=World(clock, {"web": web}, (), seen.append),
+        policies=balanced(policy, drain=60),
+        store=MemoryStore(),
+        clock=clock,
+        leadership=leadership,
+    )
+    await daemon.start()
+    await daemon.run(timedelta(minutes=2) + seconds(40))
+    assert daemon.manager.watched["web"].leaving
+
+    leadership.appointed = False
+    seen.clear()
+    await daemon.run(timedelta(minutes=2))
+    assert seen.count("observe") <= 62, "one who follows looks as often as the policy says"
+    assert seen.count("route") == 0
+
+    leadership.appointed = True
+    await daemon.run(seconds(50))
+    assert web.broken == 0, "another one may have sent them requests meanwhile"
+    assert daemon.manager.watched["web"].leaving
+    await daemon.stop()
