@@ -21,7 +21,7 @@ from scaler.clients.notices import Notices
 from scaler.core.document import Target
 from scaler.core.journal import Entry
 from scaler.core.model import Fleet, InstanceId
-from scaler.errors import Conflict, ManagedElsewhere, NotFound
+from scaler.errors import Conflict, Forbidden, ManagedElsewhere, NotFound, PermanentError
 from scaler.interfaces import Ability, Context
 
 TRIES: Final = 3  # of a write whose version was overtaken by a heartbeat of the status
@@ -197,7 +197,11 @@ class KubernetesProvider:
         try:
             await desk.api.send("PATCH", path, body, content=MERGE, fieldManager=MANAGER)
         except (NotFound, Conflict):
-            return  # it has gone by itself, or another has its name
+            return  # it has gone by itself
+        except PermanentError as error:
+            if isinstance(error, Forbidden):
+                raise
+            return  # another has its name: what is refused is the uid
 
     async def restart(self, target: KubernetesTarget, instance: InstanceId) -> None:
         """A controller puts another pod in its place."""
@@ -213,7 +217,11 @@ class KubernetesProvider:
         try:
             await self._take_away(place.desk, pod, target.restart)
         except (NotFound, Conflict):
-            return  # it has gone by itself, or another has its name
+            return  # it has gone by itself
+        except PermanentError as error:
+            if isinstance(error, Forbidden):
+                raise
+            return  # another has its name: what is refused is the uid
 
     async def _take_away(self, desk: Desk, pod: Pod, how: str) -> None:
         options = {"preconditions": {"uid": pod.uid}}
