@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, Self, TypeVar, runtime_checkable
 
 from scaler.clock import Clock
 from scaler.core.document import Balancer as BalancerRules
@@ -18,6 +18,8 @@ from scaler.core.healthpolicy import Probe
 from scaler.core.journal import Entry, Kind
 from scaler.core.model import Fleet, Health, History, Instance, InstanceId, Reading
 from scaler.core.policy import Metric
+
+MARGIN: Final = 0.1  # of a term: the holder's clock may be a tenth slower than another's
 
 T_contra = TypeVar("T_contra", bound=Target, contravariant=True)
 
@@ -233,6 +235,11 @@ class Grant:
     holder: str
     fence: int  # grows with every new holder
     until: timedelta  # nobody else is granted the lease before; counted from before it was asked
+
+    @classmethod
+    def asked(cls, holder: str, fence: int, asked_at: timedelta, ttl: timedelta) -> Self:
+        """For a term of `ttl` that was asked for at `asked_at`, and ends a little early here."""
+        return cls(holder=holder, fence=fence, until=asked_at + ttl * (1 - MARGIN))
 
 
 class Lease(Protocol):

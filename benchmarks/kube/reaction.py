@@ -143,7 +143,7 @@ async def measure() -> dict[str, float]:
             await _pass(run, server, cluster, begin, draw)
         finally:
             daemon.stop()
-    steps = [a for a in apps if a.name >= "web" and a.step_at is not None]
+    steps = [a for a in apps if a.step_at is not None]
     slow = [a.peak / math.ceil(1.0 / GOAL) - 1 for a in steps if a.start_up == 60 and a.peak]
     return {
         "answered_steps": len(run.felt),

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from scaler import mistakes
 from scaler.clients import kube_fleet, kube_seen
@@ -16,10 +16,12 @@ from scaler.clients.kube_mirror import Mirror
 from scaler.clients.kube_resource import Resource
 from scaler.clients.kube_scales import Scales
 from scaler.clients.kube_seen import Owner, Pod, ReplicaSet, Workload
-from scaler.clients.kubernetes import Api
+from scaler.clients.kubernetes import Api, Json
 from scaler.clients.notices import Notices
 from scaler.core.model import Instance
 from scaler.errors import NotFound, Unsupported
+
+T = TypeVar("T")
 
 CATCH_UP: Final = timedelta(seconds=1)  # for a watch to bring what the server has said already
 SETS: Final = Resource("apps", "v1", "replicasets", "ReplicaSet")
@@ -52,19 +54,9 @@ class Desk:
         self._owners: defaultdict[tuple[str, str, str], dict[str, Owner]] = defaultdict(dict)
         core = f"/api/v1/namespaces/{namespace}"
         scaling = f"/apis/autoscaling/v2/namespaces/{namespace}"
-        self.pods: Mirror[Pod] = Mirror(
-            api,
-            f"{core}/pods",
-            trim=kube_seen.pod,
-            changed=self._pod_changed,
-            restored=self._tell_all,
-        )
-        self._autoscalers: Mirror[Owner] = Mirror(
-            api,
-            f"{scaling}/horizontalpodautoscalers",
-            trim=kube_seen.owner,
-            changed=self._owner_changed,
-            restored=self._tell_all,
+        self.pods = self._mirrored(f"{core}/pods", kube_seen.pod, self._pod_changed)
+        self._autoscalers = self._mirrored(
+            f"{scaling}/horizontalpodautoscalers", kube_seen.owner, self._owner_changed
         )
         self._scales = Scales(api, namespace, self.pods)
         self._sets: Mirror[ReplicaSet] | None = None
@@ -113,20 +105,12 @@ class Desk:
 
     async def _mirror(self, resource: Resource) -> Mirror[Workload]:
         if resource not in self._workloads:
-            self._workloads[resource] = Mirror(
-                self.api,
-                resource.path(self.namespace),
-                trim=kube_seen.workload,
-                changed=self._workload_changed(resource),
-                restored=self._tell_all,
+            self._workloads[resource] = self._mirrored(
+                resource.path(self.namespace), kube_seen.workload, self._workload_changed(resource)
             )
         if resource.kind == "Deployment" and self._sets is None:
-            self._sets = Mirror(
-                self.api,
-                SETS.path(self.namespace),
-                trim=kube_seen.replica_set,
-                changed=self._set_changed,
-                restored=self._tell_all,
+            self._sets = self._mirrored(
+                SETS.path(self.namespace), kube_seen.replica_set, self._set_changed
             )
         wanted: list[Mirror[Any]] = [self._workloads[resource], self.pods, self._autoscalers]
         if resource.kind == "Deployment" and self._sets is not None:
@@ -136,6 +120,11 @@ class Desk:
         for mirror in wanted:
             mirror.insist()
         return self._workloads[resource]
+
+    def _mirrored(
+        self, path: str, trim: Callable[[Json], T], changed: Callable[[T | None, T | None], None]
+    ) -> Mirror[T]:
+        return Mirror(self.api, path, trim=trim, changed=changed, restored=self._tell_all)
 
     async def _scaled(
         self, resource: Resource, mirror: Mirror[Workload], found: Workload

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from scaler.clients.kube_resource import Written
-from scaler.clients.kubernetes import Api, Json
+from scaler.clients.kubernetes import Api, Json, inside
 from scaler.errors import Conflict, NotFound
 
 GROUP = "/apis/autoscaling/v2/namespaces"
@@ -48,8 +48,7 @@ class Hpa:
 
     @property
     def _meta(self) -> Mapping[str, Any]:
-        found = self.body.get("metadata")
-        return found if isinstance(found, dict) else {}
+        return inside(self.body, "metadata")
 
     def manifest(self) -> str:
         """What makes it again, as JSON, which `kubectl apply` reads."""

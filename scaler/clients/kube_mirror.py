@@ -12,7 +12,7 @@ from datetime import timedelta
 from sys import intern
 from typing import Any, Final, Generic, TypeVar
 
-from scaler.clients.kubernetes import Api, Gone, Json
+from scaler.clients.kubernetes import Api, Gone, Json, inside
 from scaler.errors import PermanentError, ScalerError, TransientError, Unavailable
 
 T = TypeVar("T")
@@ -137,7 +137,7 @@ class Mirror(Generic[T]):
             self._api.gate.answered()
             for item in _of(page, "items"):
                 found[_name(item)] = self._trim(item)
-            about = _map(page, "metadata")
+            about = inside(page, "metadata")
             if not about.get("continue"):
                 break
             query["continue"] = str(about["continue"])
@@ -166,8 +166,8 @@ class Mirror(Generic[T]):
         began = self._api.clock.monotonic()
         async for event in events:
             self._in_touch()
-            item = _map(event, "object")
-            version = str(_map(item, "metadata").get("resourceVersion") or version)
+            item = inside(event, "object")
+            version = str(inside(item, "metadata").get("resourceVersion") or version)
             if event.get("type") in CHANGES:
                 self._take(item, deleted=event.get("type") == "DELETED")
         if self._api.clock.monotonic() - began < SHORTEST_WATCH:
@@ -194,15 +194,10 @@ def _again(error: ScalerError) -> ScalerError:
     return type(error)(str(error))
 
 
-def _map(item: Json, key: str) -> Json:
-    found = item.get(key)
-    return found if isinstance(found, dict) else {}
-
-
 def _of(item: Json, key: str) -> Iterable[Any]:
     found = item.get(key)
     return found if isinstance(found, list) else ()
 
 
 def _name(item: Json) -> str:
-    return intern(str(_map(item, "metadata").get("name", "")))
+    return intern(str(inside(item, "metadata").get("name", "")))

@@ -4,16 +4,17 @@ Without a word about it 100 % is what the containers request, as for the Horizon
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from scaler import mistakes
 from scaler.clients.kube_metrics import Usage
-from scaler.core.model import Instance, Sample
+from scaler.core.model import Fleet, Instance, Reading, Sample, State
 from scaler.core.policy import Metric
 from scaler.errors import ConfigError
 
 METRICS: Final = ("cpu", "memory")
+OLD: Final = timedelta(minutes=1)  # numbers that are no answer any more when nobody answers
 
 
 class PodReading:
@@ -41,7 +42,35 @@ class PodReading:
         self._base = f"{metric.name}_limit" if of == "limit" else metric.name
         self._noun = f"{of} of {metric.name}"
 
-    def baseless(self, running: Sequence[Instance]) -> str:
+    def running(self, fleet: Fleet) -> tuple[Sequence[Instance], str]:
+        """The pods that can be measured, or why none can be."""
+        found = [i for i in fleet.instances if i.state is State.RUNNING]
+        return found, self._baseless(found) if found else "no pod is running"
+
+    def of(
+        self,
+        running: Sequence[Instance],
+        pods: Mapping[str, Usage],
+        now: datetime,
+        *,
+        trouble: str,
+        nothing: str,
+    ) -> Reading:
+        """A sample of each pod that something is known of.
+
+        `trouble` is why nothing newer is known, and the reading once all that is known is old;
+        `nothing` is why there may be no numbers although all is well.
+        """
+        samples = self._samples(running, pods, now)
+        if trouble and all(now - sample.at > OLD for sample in samples):
+            return self.missing(trouble)
+        missing = None if samples else nothing
+        return Reading(metric=self._metric.name, samples=samples, missing=missing)
+
+    def missing(self, why: str) -> Reading:
+        return Reading(metric=self._metric.name, missing=why)
+
+    def _baseless(self, running: Sequence[Instance]) -> str:
         """Whose containers do not say what 100 % is, when that is needed."""
         goal = self._metric.keep
         if goal is not None and goal.utilization is None:
@@ -55,10 +84,9 @@ class PodReading:
             "the pod template, or write value: in place of a percentage"
         )
 
-    def samples(
+    def _samples(
         self, running: Sequence[Instance], pods: Mapping[str, Usage], now: datetime
     ) -> tuple[Sample, ...]:
-        """One of each pod that something is known of."""
         samples = []
         for instance in running:
             usage = pods.get(instance.id)

@@ -4,16 +4,15 @@ Where such a kind keeps its count, and how its pods are found, only its definiti
 is what everybody can read. It is asked again when the resource has changed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from scaler.clients import kube_seen, kube_selector
 from scaler.clients.kube_mirror import Mirror
 from scaler.clients.kube_resource import Resource
 from scaler.clients.kube_seen import Pod, Workload
 from scaler.clients.kube_selector import Requirement
-from scaler.clients.kubernetes import Api, Json
+from scaler.clients.kubernetes import Api, inside
 from scaler.errors import Unavailable, Unsupported
 
 
@@ -67,7 +66,7 @@ class Scales:
         what = f"{resource.kind} {found.name}"
         path = f"{resource.path(self._namespace)}/{found.name}/scale"
         scale = await self._api.get(path)
-        text = _map(scale, "status").get("selector")
+        text = inside(scale, "status").get("selector")
         if not isinstance(text, str) or not text:
             raise Unavailable(
                 f"{what} does not say yet which pods are its own: status.selector of its scale is "
@@ -77,8 +76,8 @@ class Scales:
             selector = kube_selector.parse(text)
         except ValueError as error:
             raise Unsupported(f"{what} selects its pods by {text}: {error}") from error
-        count = _map(scale, "spec").get("replicas", 0)
-        version = str(_map(scale, "metadata").get("resourceVersion") or found.version)
+        count = inside(scale, "spec").get("replicas", 0)
+        version = str(inside(scale, "metadata").get("resourceVersion") or found.version)
         return _Scale(version, count if isinstance(count, int) else 0, selector)
 
     def _take(self, uid: str, scale: _Scale) -> _Scale:
@@ -91,8 +90,3 @@ class Scales:
             scale.pods = {pod.name: pod for pod in own}
         self._known[uid] = scale
         return scale
-
-
-def _map(item: Json, key: str) -> Mapping[str, Any]:
-    found = item.get(key)
-    return found if isinstance(found, dict) else {}

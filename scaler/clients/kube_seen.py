@@ -14,7 +14,7 @@ from sys import intern
 from typing import Any, Final
 
 from scaler.clients import kube_quantity
-from scaler.clients.kubernetes import MANAGER, Json
+from scaler.clients.kubernetes import MANAGER, Json, inside
 
 COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 CHOSEN: Final = "-1000"  # the deletion cost of a pod that was chosen to go
@@ -98,7 +98,7 @@ class Owner:
 
 
 def workload(item: Json) -> Workload:
-    meta, spec, status = _map(item, "metadata"), _map(item, "spec"), _map(item, "status")
+    meta, spec, status = inside(item, "metadata"), inside(item, "spec"), inside(item, "status")
     controller, replicas = _controller(meta), spec.get("replicas")
     return Workload(
         name=_text(meta, "name"),
@@ -108,8 +108,8 @@ def workload(item: Json) -> Workload:
         set_by=_set_by(meta),
         part_of=f"{_text(controller, 'kind')} {_text(controller, 'name')}" if controller else "",
         revision=intern(_text(status, "updateRevision")),
-        kept=_kept(_map(spec, "updateStrategy")),
-        first=_number(_map(spec, "ordinals"), "start"),
+        kept=_kept(inside(spec, "updateStrategy")),
+        first=_number(inside(spec, "ordinals"), "start"),
     )
 
 
@@ -117,7 +117,7 @@ def _kept(update: Json) -> int:
     """Pods that stay at their template until somebody deletes them or moves the partition."""
     if update.get("type") == "OnDelete":
         return sys.maxsize
-    return _number(_map(update, "rollingUpdate"), "partition")
+    return _number(inside(update, "rollingUpdate"), "partition")
 
 
 def _set_by(meta: Json) -> str:
@@ -125,7 +125,7 @@ def _set_by(meta: Json) -> str:
     found = [
         (_text(entry, "time"), _text(entry, "manager"))
         for entry in _items(meta, "managedFields")
-        if "f:replicas" in _map(_map(entry, "fieldsV1"), "f:spec")
+        if "f:replicas" in inside(inside(entry, "fieldsV1"), "f:spec")
     ]
     manager = max(found, default=("", ""))[1]
     return "" if manager == MANAGER else intern(manager)
@@ -142,20 +142,20 @@ def newer(version: str, known: str) -> bool:
 
 
 def replica_set(item: Json) -> ReplicaSet:
-    meta = _map(item, "metadata")
-    revision = _text(_map(meta, "annotations"), _REVISION)
+    meta = inside(item, "metadata")
+    revision = _text(inside(meta, "annotations"), _REVISION)
     return ReplicaSet(
         name=_text(meta, "name"),
         uid=_text(meta, "uid"),
         owner=intern(_text(_controller(meta), "uid")),
         revision=int(revision) if revision.isdigit() else 0,
-        replicas=_number(_map(item, "spec"), "replicas"),
+        replicas=_number(inside(item, "spec"), "replicas"),
     )
 
 
 def owner(item: Json) -> Owner:
-    meta, spec = _map(item, "metadata"), _map(item, "spec")
-    target = _map(spec, "scaleTargetRef")
+    meta, spec = inside(item, "metadata"), inside(item, "spec")
+    target = inside(spec, "scaleTargetRef")
     name = _text(meta, "name")
     words = f"HorizontalPodAutoscaler {name}"
     for reference in _items(meta, "ownerReferences"):
@@ -171,15 +171,17 @@ def owner(item: Json) -> Owner:
 
 
 def pod(item: Json) -> Pod:
-    meta, spec, status = _map(item, "metadata"), _map(item, "spec"), _map(item, "status")
+    meta, spec, status = inside(item, "metadata"), inside(item, "spec"), inside(item, "status")
     conditions = {_text(c, "type"): c for c in _items(status, "conditions")}
     ready = conditions.get("Ready", {})
     statuses = [
         *_items(status, "containerStatuses"),
         *(s for s in _items(status, "initContainerStatuses") if _is_sidecar(s, spec)),
     ]
-    begun = [m for s in statuses if (m := _moment(_map(_map(s, "state"), "running"), "startedAt"))]
-    annotations = _map(meta, "annotations")
+    begun = [
+        m for s in statuses if (m := _moment(inside(inside(s, "state"), "running"), "startedAt"))
+    ]
+    annotations = inside(meta, "annotations")
     labels = _labels(meta, "labels")
     return Pod(
         name=intern(_text(meta, "name")),
@@ -206,7 +208,7 @@ def pod(item: Json) -> Pod:
 def _first(status: Json, spec: Json) -> list[Json]:
     """Init containers that have not done their work yet, for which all others wait."""
     found = [s for s in _items(status, "initContainerStatuses") if not _is_sidecar(s, spec)]
-    return [s for s in found if _map(_map(s, "state"), "terminated").get("exitCode") != 0]
+    return [s for s in found if inside(inside(s, "state"), "terminated").get("exitCode") != 0]
 
 
 def _is_sidecar(status: Json, spec: Json) -> bool:
@@ -226,7 +228,7 @@ def _containers(spec: Json) -> tuple[Container, ...]:
             (
                 _text(one, "name"),
                 *(
-                    _text(_map(_map(one, "resources"), which), what)
+                    _text(inside(inside(one, "resources"), which), what)
                     for which in ("requests", "limits")
                     for what in ("cpu", "memory")
                 ),
@@ -270,13 +272,13 @@ def _waits(status: Json, statuses: Iterable[Json], conditions: Mapping[str, Json
         said = _text(status, "message")
         return ": ".join(filter(None, (_text(status, "reason"), said))) or "it failed"
     for one in statuses:
-        state = _map(one, "state")
-        waiting, ended = _map(state, "waiting"), _map(state, "terminated")
+        state = inside(one, "state")
+        waiting, ended = inside(state, "waiting"), inside(state, "terminated")
         if ended:
             return f"{_text(one, 'name')} ended: {_end(ended)}"
         if waiting:
             reason = _text(waiting, "reason")
-            last = _map(_map(one, "lastState"), "terminated")
+            last = inside(inside(one, "lastState"), "terminated")
             said = _end(last) if last else _text(waiting, "message")
             parts = ("" if reason in _STARTING else reason, said)
             if words := ": ".join(filter(None, parts)):
@@ -310,13 +312,8 @@ def _moment(item: Json, key: str) -> datetime | None:
     return found if found.tzinfo else None
 
 
-def _map(item: Json, key: str) -> Json:
-    found = item.get(key)
-    return found if isinstance(found, dict) else {}
-
-
 def _labels(item: Json, key: str) -> dict[str, str]:
-    return {intern(str(k)): intern(str(v)) for k, v in _map(item, key).items()}
+    return {intern(str(k)): intern(str(v)) for k, v in inside(item, key).items()}
 
 
 def _items(item: Json, key: str) -> list[Json]:

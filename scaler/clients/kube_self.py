@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from scaler.clients import kube_resource
 from scaler.clients.kube_resource import Written
-from scaler.clients.kubernetes import Api, Json
+from scaler.clients.kubernetes import Api, Json, inside
 from scaler.errors import NotFound, PermanentError
 
 
@@ -50,20 +50,15 @@ def _beyond_set(name: str, pod: Json) -> Written:
 
     So the ReplicaSet need not be read, which is one right less.
     """
-    digest = str(_map(_map(pod, "metadata"), "labels").get("pod-template-hash", ""))
+    digest = str(inside(inside(pod, "metadata"), "labels").get("pod-template-hash", ""))
     if digest and name.endswith(f"-{digest}"):
         return Written("deployments", "apps", name.removesuffix(f"-{digest}"))
     return Written("replicasets", "apps", name)
 
 
 def _controller(pod: Json) -> tuple[str, str]:
-    owners = _map(pod, "metadata").get("ownerReferences")
+    owners = inside(pod, "metadata").get("ownerReferences")
     for owner in owners if isinstance(owners, list) else ():
         if isinstance(owner, dict) and owner.get("controller"):
             return str(owner.get("kind", "")), str(owner.get("name", ""))
     return "", ""
-
-
-def _map(item: Json, key: str) -> Json:
-    found = item.get(key)
-    return found if isinstance(found, dict) else {}

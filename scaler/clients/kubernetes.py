@@ -47,6 +47,10 @@ class Gone(TransientError):
     """The server has forgotten the version that was asked for; list again."""
 
 
+class Invalid(PermanentError):
+    """The server has understood the object and will not have it so."""
+
+
 class Api:
     """One API server as one identity. Deadlines shorter than its own are the caller's."""
 
@@ -136,7 +140,7 @@ class Api:
                     async for line in _lines(response):
                         event = parsed(line, doing)
                         if event.get("type") == "ERROR":
-                            _refuse_status(_inside(event), doing)
+                            _refuse_status(inside(event, "object"), doing)
                         yield event
         except _NETWORK as error:
             raise Unavailable(self._no_answer(doing, error)) from error
@@ -254,8 +258,9 @@ def parsed(text: bytes, doing: str) -> Json:
     return answer
 
 
-def _inside(event: Json) -> Json:
-    found = event.get("object")
+def inside(item: Json, key: str) -> Json:
+    """The map under `key`; an empty one when there is none."""
+    found = item.get(key)
     return found if isinstance(found, dict) else {}
 
 
@@ -284,7 +289,9 @@ def _refuse_status(status: Json, doing: str, wait: timedelta | None = None) -> N
         raise Conflict(said)
     if code == 410:
         raise Gone(said)
-    if code in (400, 405, 406, 415, 422):
+    if code == 422:
+        raise Invalid(said)
+    if code in (400, 405, 406, 415):
         raise PermanentError(said)
     raise Unavailable(said, retry_after=wait)
 

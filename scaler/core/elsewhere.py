@@ -45,10 +45,7 @@ def reason(policy: Policy, fleet: Fleet, history: History, now: datetime) -> str
     if policy.mode != "act":
         return ""
     if fleet.owner:
-        return (
-            f"{fleet.owner} decides on the count; take it away (`scaler adopt {policy.name}` takes "
-            "its settings over), or set mode: observe"
-        )
+        return owned(fleet.owner, policy.name)
     undone = history.overruled
     if not undone or (left := undone[-1] + _pause(undone) - now) <= timedelta():
         return ""
@@ -57,6 +54,14 @@ def reason(policy: Policy, fleet: Fleet, history: History, now: datetime) -> str
         f"{fleet.set_by or 'somebody'} has set the count otherwise {len(undone)} times, now to "
         f"{fleet.wanted}; trying again in {again}. Let one of them decide: take replicas out of "
         "what it applies, or set mode: observe"
+    )
+
+
+def owned(owner: str, name: str) -> str:
+    """Who decides on the count of policy `name`, and the two ways out."""
+    return (
+        f"{owner} decides on the count; take it away (`scaler adopt {name}` takes its settings "
+        "over), or set mode: observe"
     )
 
 

@@ -16,12 +16,13 @@ from scaler.clients import kube_events, kube_resource, kube_seen, kube_self
 from scaler.clients.kube_desk import CATCH_UP, Desk, Desks, Seen
 from scaler.clients.kube_resource import SELF, Resource, Written
 from scaler.clients.kube_seen import CHOSEN, COST, Pod, Workload
-from scaler.clients.kubernetes import MANAGER, MERGE, Api, Clusters, Json
+from scaler.clients.kubernetes import MANAGER, MERGE, Api, Clusters, Invalid, Json, inside
 from scaler.clients.notices import Notices
+from scaler.core import elsewhere
 from scaler.core.document import Target
 from scaler.core.journal import Entry
 from scaler.core.model import Fleet, InstanceId
-from scaler.errors import Conflict, Forbidden, ManagedElsewhere, NotFound, PermanentError
+from scaler.errors import Conflict, ManagedElsewhere, NotFound
 from scaler.interfaces import Ability, Context
 
 TRIES: Final = 3  # of a write whose version was overtaken by a heartbeat of the status
@@ -131,10 +132,7 @@ class KubernetesProvider:
         seen = await self._look(place, target)
         count = seen.workload.replicas
         if seen.owner:
-            raise ManagedElsewhere(
-                f"{seen.owner} decides on the count of {target.workload}; take it away (`scaler "
-                f"adopt {target.policy}` takes its settings over), or set mode: observe"
-            )
+            raise ManagedElsewhere(elsewhere.owned(seen.owner, target.policy))
         if count == desired:
             return
         if 0 < desired < count and place.resource.kind in ("Deployment", "ReplicaSet"):
@@ -196,12 +194,8 @@ class KubernetesProvider:
         path = f"/api/v1/namespaces/{desk.namespace}/pods/{pod.name}"
         try:
             await desk.api.send("PATCH", path, body, content=MERGE, fieldManager=MANAGER)
-        except (NotFound, Conflict):
-            return  # it has gone by itself
-        except PermanentError as error:
-            if isinstance(error, Forbidden):
-                raise
-            return  # another has its name: what is refused is the uid
+        except (NotFound, Conflict, Invalid):
+            return  # it has gone by itself, or another has its name
 
     async def restart(self, target: KubernetesTarget, instance: InstanceId) -> None:
         """A controller puts another pod in its place."""
@@ -217,11 +211,7 @@ class KubernetesProvider:
         try:
             await self._take_away(place.desk, pod, target.restart)
         except (NotFound, Conflict):
-            return  # it has gone by itself
-        except PermanentError as error:
-            if isinstance(error, Forbidden):
-                raise
-            return  # another has its name: what is refused is the uid
+            return  # it has gone by itself, or another has its name
 
     async def _take_away(self, desk: Desk, pod: Pod, how: str) -> None:
         options = {"preconditions": {"uid": pod.uid}}
@@ -275,5 +265,4 @@ async def _written(api: Api, namespace: str, target: KubernetesTarget) -> Writte
 
 
 def _version(scale: Json) -> str:
-    meta = scale.get("metadata")
-    return str(meta.get("resourceVersion", "")) if isinstance(meta, dict) else ""
+    return str(inside(scale, "metadata").get("resourceVersion", ""))

@@ -14,13 +14,13 @@ from scaler.clients.kube_reading import PodReading
 from scaler.clients.kubelet import Kubelets
 from scaler.clients.kubernetes import Api, Clusters
 from scaler.core.document import Source, Target, within
-from scaler.core.model import Fleet, Reading, State
+from scaler.core.model import Fleet, Reading
 from scaler.core.policy import Metric
 from scaler.core.units import Span
 from scaler.errors import ConfigError, ScalerError
 from scaler.interfaces import Context
 
-OLD: Final = timedelta(minutes=1)  # numbers that are no answer any more when nobody answers
+ONCE: Final = "the kubelets have said it once; a rate takes two answers"
 
 
 class KubeletSource(Source):
@@ -69,33 +69,25 @@ class KubeletMetrics:
     """One metric of one target."""
 
     def __init__(self, metric: Metric, target: Any, nodes: Nodes) -> None:
-        self._metric = metric
         self._source: Any = metric.source
         self._target = target
         self._nodes = nodes
         self._reading = PodReading(metric, target.container)
 
     async def read(self, fleet: Fleet, since: datetime, now: datetime) -> Reading:  # noqa: ARG002 - kubelets have no past
-        name = self._metric.name
-        running = [i for i in fleet.instances if i.state is State.RUNNING]
-        if not running:
-            return Reading(metric=name, missing="no pod is running")
-        if why := self._reading.baseless(running):
-            return Reading(metric=name, missing=why)
+        running, why = self._reading.running(fleet)
+        if why:
+            return self._reading.missing(why)
         try:
             kubelets, api = await self._nodes.at(self._target.context)
         except ScalerError as error:
-            return Reading(metric=name, missing=str(error))
+            return self._reading.missing(str(error))
         namespace = self._target.namespace or api.namespace
         found = {self._nodes.of(self._target.context, namespace, i.id) for i in running} - {""}
         if not found:
-            return Reading(metric=name, missing="which nodes the pods run on is not known yet")
+            return self._reading.missing("which nodes the pods run on is not known yet")
         pods, trouble = await kubelets.look(namespace, found, self._source.every)
-        samples = self._reading.samples(running, pods, now)
-        if trouble and all(now - sample.at > OLD for sample in samples):
-            return Reading(metric=name, missing=trouble)
-        missing = None if samples else "the kubelets have said it once; a rate takes two answers"
-        return Reading(metric=name, samples=samples, missing=missing)
+        return self._reading.of(running, pods, now, trouble=trouble, nothing=ONCE)
 
     async def aclose(self) -> None:
         """The kubelets are asked for others too; those that nobody asks for are forgotten."""

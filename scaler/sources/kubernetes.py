@@ -7,7 +7,7 @@ old; whoever does not answer it is looked up in metrics.k8s.io.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from scaler.clients.kube_metrics import Gauge, Usage
@@ -17,12 +17,11 @@ from scaler.clients.kubernetes import Api, Clusters
 from scaler.clients.notices import Notices
 from scaler.clients.peers import Peers, Told, together
 from scaler.core.document import Source, Target
-from scaler.core.model import Fleet, Instance, InstanceId, Reading, State
+from scaler.core.model import Fleet, Instance, InstanceId, Reading
 from scaler.core.policy import Metric
 from scaler.errors import ScalerError
 from scaler.interfaces import Context
 
-OLD: Final = timedelta(minutes=1)  # numbers that are no answer any more when nobody answers
 NO_NUMBERS: Final = "metrics.k8s.io has no numbers of these pods yet"
 
 
@@ -62,7 +61,6 @@ class KubernetesMetrics:
         self, metric: Metric, target: Any, gauges: Gauges, peers: Peers | None = None
     ) -> None:
         """`peers` are the sidecars of the same target, when this process is one of them."""
-        self._metric = metric
         self._target = target
         self._gauges = gauges
         self._peers = peers
@@ -71,12 +69,9 @@ class KubernetesMetrics:
         self._reading = PodReading(metric, target.container)
 
     async def read(self, fleet: Fleet, since: datetime, now: datetime) -> Reading:  # noqa: ARG002 - a gauge has no past
-        name = self._metric.name
-        running = [i for i in fleet.instances if i.state is State.RUNNING]
-        if not running:
-            return Reading(metric=name, missing="no pod is running")
-        if why := self._reading.baseless(running):
-            return Reading(metric=name, missing=why)
+        running, why = self._reading.running(fleet)
+        if why:
+            return self._reading.missing(why)
         heard = {} if self._peers is None else await self._peers.ask(running)
         told = self._told(heard, now)
         silent = [instance for instance in running if instance.id not in told]
@@ -84,11 +79,13 @@ class KubernetesMetrics:
         if silent or not told:
             trouble, known = await self._known(fleet.target, silent, wait=not told)
             pods = {**known, **told}
-        samples = self._reading.samples(running, pods, now)
-        if trouble and all(now - sample.at > OLD for sample in samples):
-            return Reading(metric=name, missing=_both(trouble, heard))
-        missing = None if samples else _both(NO_NUMBERS, heard)
-        return Reading(metric=name, samples=samples, missing=missing)
+        return self._reading.of(
+            running,
+            pods,
+            now,
+            trouble=_both(trouble, heard) if trouble else "",
+            nothing=_both(NO_NUMBERS, heard),
+        )
 
     async def _known(
         self, policy: str, pods: Sequence[Instance], *, wait: bool

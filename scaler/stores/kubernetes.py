@@ -12,11 +12,10 @@ from datetime import UTC, datetime, timedelta
 from math import ceil
 from typing import Final
 
-from scaler.clients.kubernetes import Api, Json
+from scaler.clients.kubernetes import Api, Json, inside
 from scaler.errors import Conflict, NotFound, Unavailable
 from scaler.interfaces import Grant
 
-MARGIN: Final = 0.1  # of a term: the holder's clock may be a tenth slower than another's
 USUAL_TERM: Final = 15  # seconds, when the object does not say; client-go's default
 LONGEST_TERM: Final = 3600  # that is believed, whatever the object says
 API_VERSION: Final = "coordination.k8s.io/v1"
@@ -40,7 +39,7 @@ class KubernetesLease:
         api = await self._at()
         asked_at = api.clock.monotonic()
         await self._look(api)
-        spec = _map(self._object, "spec")
+        spec = inside(self._object, "spec")
         if self._taken_by != holder and api.clock.monotonic() < self._taken_until:
             return None
         held = self.holder == holder
@@ -59,7 +58,7 @@ class KubernetesLease:
             await self._write(api, mine)
         except Conflict:
             return None  # somebody else was faster
-        return Grant(holder=holder, fence=fence, until=asked_at + ttl * (1 - MARGIN))
+        return Grant.asked(holder, fence, asked_at, ttl)
 
     async def renew(self, grant: Grant, ttl: timedelta) -> Grant | None:
         api = await self._at()
@@ -70,7 +69,7 @@ class KubernetesLease:
         }
         if not await self._rewrite(api, grant, mine):
             return None
-        return Grant(holder=grant.holder, fence=grant.fence, until=asked_at + ttl * (1 - MARGIN))
+        return Grant.asked(grant.holder, grant.fence, asked_at, ttl)
 
     async def release(self, grant: Grant) -> None:
         api = await self._at()
@@ -98,7 +97,7 @@ class KubernetesLease:
         return True
 
     def _held(self, grant: Grant) -> bool:
-        spec = _map(self._object, "spec")
+        spec = inside(self._object, "spec")
         return (self.holder, _number(spec.get("leaseTransitions"))) == (grant.holder, grant.fence)
 
     async def freed(self, patience: timedelta) -> None:
@@ -123,7 +122,7 @@ class KubernetesLease:
                 async for event in events:
                     if event.get("type") in WATCH_EVENTS:
                         deleted = event.get("type") == "DELETED"
-                        self._see(api, {} if deleted else _map(event, "object"))
+                        self._see(api, {} if deleted else inside(event, "object"))
                     limit.reschedule(loop.time() + left_s())
         except TimeoutError:
             return
@@ -137,7 +136,7 @@ class KubernetesLease:
 
     def _see(self, api: Api, found: Json) -> None:
         """Take in what the server has. One that is deleted while it is held stays taken."""
-        spec = _map(found, "spec")
+        spec = inside(found, "spec")
         self.holder = str(spec.get("holderIdentity") or "")
         if found and _version(found) != _version(self._object):
             said = _number(spec.get("leaseDurationSeconds")) or USUAL_TERM
@@ -147,7 +146,7 @@ class KubernetesLease:
 
     async def _write(self, api: Api, mine: Json) -> None:
         path = self._path(api)
-        spec = {**_map(self._object, "spec"), **mine}
+        spec = {**inside(self._object, "spec"), **mine}
         if self._object:
             body = {**self._object, "spec": spec}
             written = await api.send("PUT", f"{path}/{self._name}", body)
@@ -168,17 +167,12 @@ class KubernetesLease:
         """The connection is shared, and closed by whoever opened it."""
 
 
-def _map(item: Json, key: str) -> Json:
-    found = item.get(key)
-    return found if isinstance(found, dict) else {}
-
-
 def _number(found: object) -> int:
     return found if isinstance(found, int) and found > 0 else 0
 
 
 def _version(item: Json) -> str:
-    return str(_map(item, "metadata").get("resourceVersion", ""))
+    return str(inside(item, "metadata").get("resourceVersion", ""))
 
 
 def _micro(moment: datetime) -> str:

@@ -13,7 +13,6 @@ from scaler.clients.redis import Redis
 from scaler.clock import Clock
 from scaler.interfaces import Grant
 
-MARGIN: Final = 0.1  # of a term: the holder's clock may be a tenth slower than another's
 LONGEST_TERM_MS: Final = 3_600_000  # that is believed, whatever the record says
 POLL: Final = timedelta(milliseconds=500)
 FREE: Final = ""  # the holder after a release
@@ -74,15 +73,14 @@ class RedisLease:
             return None
         self.holder = self._taken_by = holder
         self._stamp, self._fence = _stamp(asked_at), fence
-        return Grant(holder=holder, fence=fence, until=asked_at + ttl * (1 - MARGIN))
+        return Grant.asked(holder, fence, asked_at, ttl)
 
     async def renew(self, grant: Grant, ttl: timedelta) -> Grant | None:
         asked_at = self._clock.monotonic()
         if not await self._run(KEEP, grant.holder, _ms(ttl), _stamp(asked_at), grant.fence):
             await self._look()
             return None
-        until = asked_at + ttl * (1 - MARGIN)
-        return Grant(holder=grant.holder, fence=grant.fence, until=until)
+        return Grant.asked(grant.holder, grant.fence, asked_at, ttl)
 
     async def release(self, grant: Grant) -> None:
         await self._run(GIVE, grant.holder, _stamp(self._clock.monotonic()), grant.fence)

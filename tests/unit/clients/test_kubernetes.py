@@ -14,7 +14,7 @@ from aiohttp import web
 from scaler.clients import kube_gate, kube_mirror, kubernetes
 from scaler.clients.kube_login import Login
 from scaler.clients.kube_mirror import Mirror
-from scaler.clients.kubernetes import Api, Gone
+from scaler.clients.kubernetes import Api, Gone, Invalid
 from scaler.clock import SystemClock
 from scaler.errors import (
     Conflict,
@@ -153,7 +153,7 @@ async def until(true: Callable[[], object]) -> None:
         (404, NotFound),
         (409, Conflict),
         (410, Gone),
-        (422, PermanentError),
+        (422, Invalid),
         (429, Unavailable),
         (500, Unavailable),
         (503, Unavailable),
