@@ -21,7 +21,7 @@ from tests.fakes import kube_objects as objects
 from tests.fakes.kube_objects import Change, Json
 from tests.fakes.kubernetes import Server, usage
 
-COST = "controller.kubernetes.io/pod-deletion-cost"
+COST = objects.COST
 REVISION = "deployment.kubernetes.io/revision"
 HASH = "pod-template-hash"
 STATEFUL_HASH = "controller-revision-hash"
