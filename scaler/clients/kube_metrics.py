@@ -26,6 +26,7 @@ LONGEST: Final = timedelta(minutes=2)
 SHORTEST: Final = timedelta(seconds=5)  # metrics-server refuses a period below 10 s
 STEP: Final = timedelta(seconds=0.5)
 MOST_STEPS: Final = 6  # then it is late, and asked for ever more seldom
+SELDOM: Final = timedelta(seconds=4)
 IDLE: Final = timedelta(minutes=2)  # without a reader nobody asks
 AHEAD: Final = timedelta(seconds=5)  # of our clock; more is worth a word
 
@@ -99,13 +100,18 @@ class Gauge:
             for policy, pods in self._readers.items() if news else ():
                 if not news.isdisjoint(pods):
                     self._notices.notify(policy)
-            wait = rhythm.next(now, news=bool(news), window=self._window())
+            wait = rhythm.next(now, news=bool(news), window=self._window(), age=self._age())
             await clock.sleep(STEP if self._api.gate.closed else wait)
 
     def _window(self) -> timedelta:
         """Over which the server measures, which is about as long as it waits between two looks."""
         windows = sorted(usage.window for usage in self.pods.values())
         return windows[len(windows) // 2] if windows else timedelta()
+
+    def _age(self) -> timedelta:
+        """Of the newest number; by two clocks, so only a guess."""
+        newest = max((usage.at for usage in self.pods.values()), default=None)
+        return timedelta() if newest is None else self._api.clock.now() - newest
 
     async def _ask(self) -> set[str]:
         """Which pods have newer numbers than before."""
@@ -166,30 +172,43 @@ class Rhythm:
     def __init__(self) -> None:
         self._wait = PERIOD - STEP  # from something new to the next question
         self._seen_at: timedelta | None = None
+        self._in_step = False  # the first numbers may have been there for long
         self._gap = timedelta()  # between the last two questions
         self._fruitless = 0  # questions since something new
         self._at_once = 0  # rounds in a row whose first question was too late
         self._was_late = False  # in the round before
 
-    def next(self, now: timedelta, *, news: bool, window: timedelta = timedelta()) -> timedelta:
+    def next(
+        self,
+        now: timedelta,
+        *,
+        news: bool,
+        window: timedelta = timedelta(),
+        age: timedelta = timedelta(),
+    ) -> timedelta:
         """How long to wait after a question at `now`, which brought something new or did not.
 
         The first guess of the period is the `window` of the first numbers, if that is the shorter
-        one: a guess that is too short costs questions, one that is too long makes numbers old.
+        one: a guess that is too short costs questions, one that is too long makes numbers old. How
+        much of it is over already says their `age`.
         """
         if not news:
             self._fruitless += 1
             beyond = max(0, self._fruitless - MOST_STEPS)
             doubled: timedelta = STEP * 2 ** min(beyond, 10)
-            self._gap = min(doubled, PERIOD)
+            self._gap = min(doubled, SELDOM)
             return self._gap
         shortest = max(min(SHORTEST, window / 3), STEP) if window else SHORTEST
-        if self._seen_at is not None:
+        first = self._seen_at is None
+        if window and not self._in_step:
+            self._wait = min(PERIOD - STEP, window - STEP)
+        elif self._seen_at is not None:
             self._learn(now - self._seen_at)
-        elif window:
-            self._wait = min(self._wait, window - STEP)
         self._wait = min(max(self._wait, shortest), LONGEST)
+        self._in_step = not first or not window
         self._seen_at, self._fruitless = now, 0
+        if first and timedelta() < age < window:
+            return max(self._wait - age, STEP)
         return self._wait
 
     def _learn(self, took: timedelta) -> None:

@@ -30,6 +30,7 @@ policies:
 """
 SETTINGS = """\
 policies: [policies]
+store: memory
 lease: {{store: kubernetes, name: web-scaler, ttl: {ttl}s}}
 sidecar: {{listen: "{address}:{port}", token_file: {token}}}
 """

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from scaler.clients import kube_quantity
-from scaler.clients.kube_metrics import PERIOD, SHORTEST, STEP, Rhythm, _usage
+from scaler.clients.kube_metrics import PERIOD, SELDOM, SHORTEST, STEP, Rhythm, _usage
 
 
 def seconds(count: float) -> timedelta:
@@ -73,6 +73,20 @@ def test_what_is_new_is_seen_within_a_step_and_little_is_asked(period: float) ->
     assert len(recent) / 20 <= 3.5
 
 
+@pytest.mark.parametrize("phase", [0.5, 3.3, 7.0, 11.0, 14.9])
+def test_the_age_of_the_first_numbers_says_when_the_next_are_due(phase: float) -> None:
+    rhythm, now, known, late = Rhythm(), 0.0, -1, []
+    while now < 120:
+        number = int((now + 15 - phase) // 15)
+        age = now + 15 - phase - number * 15
+        if news := number > known:
+            late.append(age)
+            known = number
+        passed = {"window": seconds(15), "age": seconds(age)}
+        now += rhythm.next(seconds(now), news=news, **passed).total_seconds()
+    assert max(late[1:]) <= STEP.total_seconds()
+
+
 def test_an_outage_makes_numbers_old_no_longer_than_it_lasts() -> None:
     rhythm, now, known, seen = Rhythm(), 0.0, -1, []
     while now < 900:
@@ -105,7 +119,7 @@ def test_a_server_that_is_late_is_not_pestered() -> None:
     rhythm.next(seconds(0), news=True)
     waits = [rhythm.next(seconds(n), news=False) for n in range(20)]
     assert waits[0] == STEP
-    assert waits[-1] == PERIOD
+    assert waits[-1] == SELDOM
 
 
 def item(**fields: object) -> dict[str, object]:
