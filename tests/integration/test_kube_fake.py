@@ -295,3 +295,21 @@ async def test_a_budget_that_nobody_has_looked_at_forbids(server: Server, api: A
     with pytest.raises(Unavailable, match="b is still being processed by the server") as caught:
         await api.send("POST", f"{PODS}/p/eviction", body)
     assert caught.value.retry_after == timedelta(seconds=10)
+
+
+async def test_two_evictions_do_not_spend_the_same_disruption(server: Server, api: Api) -> None:
+    """Also before the controller has looked again; here there is none."""
+    labels = {"app": "web"}
+    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    for name in "ab":
+        meta = {"name": name, "labels": labels}
+        server.put({"kind": "Pod", "metadata": meta, "spec": {"containers": []}, "status": ready})
+    known = {"observedGeneration": 1, "disruptionsAllowed": 1, "desiredHealthy": 1}
+    spec = {"minAvailable": 1, "selector": {"matchLabels": labels}}
+    meta = {"name": "most"}
+    server.put({"kind": "PodDisruptionBudget", "metadata": meta, "spec": spec, "status": known})
+    await api.send("POST", f"{PODS}/a/eviction", {"kind": "Eviction", "metadata": {"name": "a"}})
+    with pytest.raises(Unavailable, match="most needs 1 healthy pods"):
+        await api.send(
+            "POST", f"{PODS}/b/eviction", {"kind": "Eviction", "metadata": {"name": "b"}}
+        )
