@@ -40,7 +40,7 @@ from scaler.located import Problem
 from scaler.policybook import PolicyBook
 from scaler.settings import Settings
 
-LOOK_EVERY: Final = timedelta(seconds=1)  # at the pod around a sidecar
+LOOK_EVERY: Final = timedelta(milliseconds=500)  # at the pod around a sidecar
 STATUS_EVERY: Final = timedelta(seconds=2)
 FORGET_EVERY: Final = timedelta(hours=1)
 LATE: Final = timedelta(seconds=30)  # no tick for so long, beyond three periods: not alive

@@ -1,4 +1,4 @@
-"""The last few seconds of what the application in this pod used, from one look a second."""
+"""The last few seconds of what the application in this pod used, from a look twice a second."""
 
 import asyncio
 from collections import deque

@@ -107,12 +107,14 @@ class KubernetesMetrics:
         return self._gauge.trouble, known
 
     def _told(self, heard: Mapping[InstanceId, Told], now: datetime) -> Mapping[str, Usage]:
-        """The last seconds of each pod whose sidecar answers, those since the last time.
+        """The last seconds of each pod whose sidecar answers: the newer half since the last time.
 
-        It tells of the pod as a whole, so with a container named it counts where there is one.
+        The older half would hide a load that has just begun. It tells of the pod as a whole, so
+        with a container named it counts where there is one.
         """
         only = self._target.container
-        after, self._told_at = self._told_at or now, now
+        before, self._told_at = self._told_at or now, now
+        after = before + (now - before) / 2
         newest = {
             pod: together(told, after) for pod, told in heard.items() if not isinstance(told, str)
         }

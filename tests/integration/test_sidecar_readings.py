@@ -139,14 +139,16 @@ async def test_what_pods_tell_is_a_second_old_and_asks_no_api_server(sidecars: S
     assert sidecars.asked == 0
 
 
-async def test_who_looks_seldom_hears_of_all_seconds_since(sidecars: Sidecars) -> None:
+async def test_who_looks_seldom_hears_of_the_newer_half_of_the_seconds_since(
+    sidecars: Sidecars,
+) -> None:
     await sidecars.second(0.25, 0.4)
     await sidecars.read()
     for cores in (0.1, 0.2, 0.6):
         await sidecars.second(cores, 2 * cores)
     found = await sidecars.read()
-    assert values(found) == {OURS: 0.3, OTHER: 0.6}
-    assert {(s.at, s.window) for s in found.samples} == {(sidecars.clock.now(), 3 * SECOND)}
+    assert values(found) == {OURS: 0.4, OTHER: 0.8}
+    assert {(s.at, s.window) for s in found.samples} == {(sidecars.clock.now(), 2 * SECOND)}
     assert values(await sidecars.read()) == {OURS: 0.6, OTHER: 1.2}
 
 
