@@ -10,8 +10,8 @@ import asyncio
 import hashlib
 import random
 import string
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Self
 
@@ -21,13 +21,14 @@ from tests.fakes import kube_objects as objects
 from tests.fakes.kube_objects import Change, Json
 from tests.fakes.kubernetes import Server, usage
 
-COST = "controller.kubernetes.io/pod-deletion-cost"
+COST = objects.COST
 REVISION = "deployment.kubernetes.io/revision"
 HASH = "pod-template-hash"
 STATEFUL_HASH = "controller-revision-hash"
 BROKEN = "/no/such/program"
 LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 CONTROLLERS = ("Deployment", "ReplicaSet", "StatefulSet")
+BUDGET = "PodDisruptionBudget"
 Key = tuple[str, str, str]  # kind, namespace, name
 Load = Callable[[Json], tuple[float, int]]  # cores and bytes of a pod
 
@@ -59,7 +60,8 @@ class Cluster:
         self.again_after = 0.02  # from the first end of a container until it is started again
         self.scraped: Callable[[], None] = lambda: None  # told after each look at all pods
         self._random = random.Random(7)
-        self._owned: dict[str, set[tuple[str, str]]] = defaultdict(set)  # pods by owner's uid
+        self._owned: dict[str, set[tuple[str, str]]] = defaultdict(set)  # by the owner's uid
+        self._budgets: dict[str, set[str]] = defaultdict(set)  # names by namespace
         self._dirty: dict[Key, None] = {}
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -70,7 +72,7 @@ class Cluster:
     async def __aenter__(self) -> Self:
         self.server.objects.graceful = True
         self._forget = self.server.objects.subscribe(self._heard)
-        for kind in (*CONTROLLERS, "Pod"):
+        for kind in (*CONTROLLERS, "Pod", BUDGET):
             for item in self.server.objects.each(self.server.objects.kind(kind)):
                 self._heard(Change(0, "ADDED", self.server.objects.kind(kind), item, None))
         self._tasks = [
@@ -176,26 +178,31 @@ class Cluster:
         self._timers.add(timer)
 
     def _heard(self, change: Change) -> None:
-        kind, item = change.kind.kind, change.new
-        meta = item["metadata"]
+        kind, item, meta = change.kind.kind, change.new, change.new["metadata"]
+        namespace, gone = meta.get("namespace", ""), change.type == "DELETED"
+        if kind in ("Pod", "ReplicaSet"):
+            for owner in meta.get("ownerReferences", ()):
+                mine = self._owned[owner["uid"]]
+                (mine.discard if gone else mine.add)((namespace, meta["name"]))
         if kind == "Pod":
             self._heard_pod(change)
+            for name in self._budgets.get(namespace, ()):
+                self._mark(BUDGET, namespace, name)
+        elif kind == BUDGET:
+            mine_ = self._budgets[namespace]
+            (mine_.discard if gone else mine_.add)(meta["name"])
+            self._mark(BUDGET, namespace, meta["name"])
         elif kind in CONTROLLERS:
-            self._mark(kind, meta.get("namespace", ""), meta["name"])
-            if change.type == "DELETED":
-                self._collect(meta["uid"], meta["namespace"])
+            self._mark(kind, namespace, meta["name"])
+            if gone:
+                self._collect(kind, item)
         for owner in meta.get("ownerReferences", ()):
             if owner["kind"] in CONTROLLERS:
-                self._mark(owner["kind"], meta.get("namespace", ""), owner["name"])
+                self._mark(owner["kind"], namespace, owner["name"])
 
     def _heard_pod(self, change: Change) -> None:
         meta = change.new["metadata"]
         key = meta["namespace"], meta["name"]
-        for owner in meta.get("ownerReferences", ()):
-            if change.type == "DELETED":
-                self._owned[owner["uid"]].discard(key)
-            else:
-                self._owned[owner["uid"]].add(key)
         if change.type == "DELETED":
             self._placed.discard(meta["uid"])
         elif change.old is None:
@@ -314,25 +321,30 @@ class Cluster:
                 if batch % 50 == 0:
                     await asyncio.sleep(0)
 
-    def _collect(self, uid: str, namespace: str) -> None:
+    def _collect(self, kind: str, owner: Json) -> None:
         """What an owner that is gone has left."""
-        for kind in ("ReplicaSet", "Pod"):
-            known = self.server.objects.kind(kind)
-            for item in list(self.server.objects.inside(known, namespace)):
-                owners = item["metadata"].get("ownerReferences", ())
-                if any(o["uid"] == uid for o in owners) and not _going(item):
-                    self.server.objects.delete(known, namespace, item["metadata"]["name"])
+        for item in self._owned_by(owner, "ReplicaSet" if kind == "Deployment" else "Pod"):
+            if not _going(item):
+                known = self.server.objects.kind(item["kind"])
+                self.server.objects.delete(
+                    known, item["metadata"]["namespace"], item["metadata"]["name"]
+                )
+        self._owned.pop(_uid(owner), None)
+
+    def _owned_by(self, owner: Json, kind: str) -> list[Json]:
+        known = self.server.objects.kind(kind)
+        keys = sorted(self._owned.get(_uid(owner), ()))
+        found = (self.server.objects.find(known, *key) for key in keys)
+        return [item for item in found if item is not None]
 
     def _pods_of(self, owner: Json) -> list[Json]:
-        pods = self.server.objects.kind("Pod")
-        found = (self.server.objects.find(pods, *key) for key in self._owned[_uid(owner)])
-        return [pod for pod in found if pod is not None]
+        return self._owned_by(owner, "Pod")
 
     def _deployment(self, deployment: Json) -> None:
         meta, spec = deployment["metadata"], deployment["spec"]
         namespace, wanted = meta["namespace"], spec["replicas"]
         digest = _digest(spec["template"])
-        sets = list(self._sets_of(deployment))
+        sets = self._owned_by(deployment, "ReplicaSet")
         new = next((s for s in sets if s["metadata"]["labels"].get(HASH) == digest), None)
         old = [s for s in sets if s is not new]
         if new is None:
@@ -356,21 +368,8 @@ class Cluster:
                 "readyReplicas": sum(s.get("readyReplicas", 0) for s in every),
                 "availableReplicas": sum(s.get("readyReplicas", 0) for s in every),
             },
+            _progress(wanted, updated, every, _lost(deployment["spec"])),
         )
-
-    def _sets_of(self, deployment: Json) -> Iterator[Json]:
-        known = self.server.objects.kind("ReplicaSet")
-        prefix = deployment["metadata"]["name"] + "-"
-        for each in self._by_prefix(known, deployment["metadata"]["namespace"], prefix):
-            owners = each["metadata"].get("ownerReferences", ())
-            if any(o["uid"] == _uid(deployment) for o in owners):
-                yield each
-
-    def _by_prefix(self, kind: objects.Kind, namespace: str, prefix: str) -> Iterator[Json]:
-        items = self.server.objects._items.get(kind, {})
-        for (ns, name), item in tuple(items.items()):
-            if ns == namespace and name.startswith(prefix):
-                yield item
 
     def _new_set(self, deployment: Json, digest: str, count: int, revision: int) -> Json:
         meta, spec = deployment["metadata"], deployment["spec"]
@@ -402,9 +401,7 @@ class Cluster:
         wanted = spec["replicas"]
         rolling = spec.get("strategy", {}).get("rollingUpdate", {})
         surge = _share(rolling.get("maxSurge", "25%"), wanted, up=True)
-        lost = _share(rolling.get("maxUnavailable", "25%"), wanted, up=False)
-        if not surge and not lost:
-            lost = 1
+        lost = _lost(spec)
         total = sum(s["spec"]["replicas"] for s in (new, *old))
         more = max(0, wanted + surge - total)
         count = min(wanted, new["spec"]["replicas"] + more)
@@ -431,7 +428,9 @@ class Cluster:
         for _ in range(wanted - len(pods)):
             name = f"{meta['name']}-{''.join(self._random.choices(LETTERS, k=5))}"
             self._new_pod(each, name, {})
-        for pod in sorted(pods, key=deletion_rank)[: max(0, len(pods) - wanted)]:
+        crowd = Counter(p["spec"].get("nodeName", "") for p in pods)
+        ranked = sorted(pods, key=lambda pod: deletion_rank(pod, crowd))
+        for pod in ranked[: max(0, len(pods) - wanted)]:
             self.server.delete("Pod", pod["metadata"]["name"], meta["namespace"])
         pods = [p for p in self._pods_of(each) if not _going(p) and not _over(p)]
         self._status(
@@ -509,11 +508,75 @@ class Cluster:
                 self.server.delete("Pod", pod["metadata"]["name"], namespace)
                 return
 
-    def _status(self, kind: str, item: Json, status: Json) -> None:
+    def _poddisruptionbudget(self, budget: Json) -> None:
+        """How many may go now. Source: `pkg/controller/disruption`."""
+        meta, spec = budget["metadata"], budget["spec"]
+        picks = objects.label_selector(objects.selector_text(spec.get("selector") or {}))
+        pods = [
+            pod
+            for pod in self.server.all("Pod", meta["namespace"])
+            if picks(pod["metadata"].get("labels") or {}) and not _over(pod)
+        ]
+        spent = {
+            pod["metadata"]["name"]
+            for pod in pods
+            if pod["metadata"]["name"] in budget.get("status", {}).get("disruptedPods", {})
+            and not _going(pod)
+        }
+        healthy = sum(
+            is_ready(pod) and not _going(pod) and pod["metadata"]["name"] not in spent
+            for pod in pods
+        )
+        expected = self._expected(pods)
+        if isinstance(least := spec.get("minAvailable"), int):
+            needed, expected = least, len(pods)
+        elif least is not None:
+            needed = _share(least, expected, up=True)
+        else:
+            needed = max(0, expected - _share(spec.get("maxUnavailable", 0), expected, up=True))
+        old = budget.get("status", {}).get("disruptedPods", {})
+        status = {
+            "observedGeneration": meta["generation"],
+            "expectedPods": expected,
+            "desiredHealthy": needed,
+            "currentHealthy": healthy,
+            "disruptionsAllowed": max(0, healthy - needed) if expected else 0,
+            "disruptedPods": {name: at for name, at in old.items() if name in spent},
+        }
+        self._status(BUDGET, budget, status)
+
+    def _expected(self, pods: list[Json]) -> int:
+        """As many as their workloads ask for."""
+        found: dict[str, int] = {}
+        for pod in pods:
+            owner = self._owner_of(pod)
+            above = self._owner_of(owner) if owner else None
+            for item in (above or owner,):
+                if item is not None:
+                    found[_uid(item)] = item["spec"]["replicas"]
+        return sum(found.values())
+
+    def _owner_of(self, item: Json) -> Json | None:
+        namespace = item["metadata"]["namespace"]
+        for owner in item["metadata"].get("ownerReferences", ()):
+            if owner["kind"] in CONTROLLERS:
+                known = self.server.objects.kind(owner["kind"])
+                return self.server.objects.find(known, namespace, owner["name"])
+        return None
+
+    def _status(
+        self,
+        kind: str,
+        item: Json,
+        status: Json,
+        conditions: tuple[tuple[str, bool, str], ...] = (),
+    ) -> None:
         meta = item["metadata"]
 
         def change(fresh: Json) -> None:
             fresh["status"] = {**fresh.get("status", {}), **status}
+            for type_, on, reason in conditions:
+                _condition(fresh, type_, on=on, reason=reason)
 
         self.server.update(kind, meta["name"], change, meta["namespace"])
 
@@ -569,6 +632,28 @@ def _share(value: int | str, whole: int, *, up: bool) -> int:
     return -(-part // 100) if up else part // 100
 
 
+def _lost(spec: Json) -> int:
+    """How many may be missing while a deployment rolls; one when neither more nor less may be."""
+    rolling = spec.get("strategy", {}).get("rollingUpdate", {})
+    lost = _share(rolling.get("maxUnavailable", "25%"), spec["replicas"], up=False)
+    surge = _share(rolling.get("maxSurge", "25%"), spec["replicas"], up=True)
+    return lost if lost or surge else 1
+
+
+def _progress(
+    wanted: int, updated: Json, every: list[Json], lost: int
+) -> tuple[tuple[str, bool, str], ...]:
+    """What a Deployment says of itself."""
+    ready = sum(s.get("readyReplicas", 0) for s in every)
+    enough = ready >= wanted - lost
+    done = updated.get("readyReplicas", 0) >= wanted and len(every) == 1
+    missing = "MinimumReplicasAvailable" if enough else "MinimumReplicasUnavailable"
+    return (
+        ("Available", enough, missing),
+        ("Progressing", True, "NewReplicaSetAvailable" if done else "ReplicaSetUpdated"),
+    )
+
+
 def _ordinal(pod: Json) -> int:
     return int(pod["metadata"]["name"].rpartition("-")[2])
 
@@ -596,10 +681,11 @@ def _condition(pod: Json, type_: str, *, on: bool, **fields: str) -> None:
     pod["status"]["conditions"] = [*conditions, made]
 
 
-def deletion_rank(pod: Json) -> tuple[object, ...]:
+def deletion_rank(pod: Json, crowd: Mapping[str, int]) -> tuple[object, ...]:
     """Who goes first when a ReplicaSet shrinks.
 
-    Source: `ActivePodsWithRanks.Less`: unassigned, pending, not ready, cheaper, younger.
+    Source: `ActivePodsWithRanks.Less`: unassigned, pending, not ready, cheaper, on the
+    fuller node, younger; `crowd` is how many there are on each node.
     """
     status, meta = pod["status"], pod["metadata"]
     phases = {"Pending": 0, "Unknown": 1, "Running": 2}
@@ -611,6 +697,8 @@ def deletion_rank(pod: Json) -> tuple[object, ...]:
         phases.get(status.get("phase", ""), 0),
         is_ready(pod),
         int(meta.get("annotations", {}).get(COST, 0)),
+        -crowd[pod["spec"].get("nodeName", "")],
         -datetime.fromisoformat(since).timestamp(),
+        -sum(s.get("restartCount", 0) for s in status.get("containerStatuses", ())),
         -int(meta["resourceVersion"]),
     )

@@ -12,6 +12,9 @@ from typing import Any
 import orjson
 
 Json = dict[str, Any]
+COST = "controller.kubernetes.io/pod-deletion-cost"
+MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)")
+SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 KEPT = 200_000  # events that a watch may still ask for
 MERGE_KEYS = {
     "containers": "name",
@@ -92,9 +95,16 @@ class Change:
 
     def line(self, type_: str) -> bytes:
         if type_ not in self.lines:
-            item = {"type": type_, "object": self.new}
-            self.lines[type_] = orjson.dumps(item) + b"\n"
+            event = {"type": type_, "object": self._last() if type_ == "DELETED" else self.new}
+            self.lines[type_] = orjson.dumps(event) + b"\n"
         return self.lines[type_]
+
+    def _last(self) -> Json:
+        """What was seen last of it, with the version of its going (`cacher.go`)."""
+        if self.old is None:
+            return self.new
+        meta = {**self.old["metadata"], "resourceVersion": str(self.version)}
+        return {**self.old, "metadata": meta}
 
 
 def now() -> str:
@@ -146,9 +156,20 @@ class Objects:
         return found
 
     def inside(self, kind: Kind, namespace: str = "") -> Iterator[Json]:
-        for (ns, _), item in sorted(self._items.get(kind, {}).items()):
-            if not namespace or ns == namespace:
-                yield item
+        found = [(k, i) for k, i in self._items.get(kind, {}).items() if namespace in ("", k[0])]
+        yield from (item for _, item in sorted(found, key=lambda pair: pair[0]))
+
+    def inside_at(self, kind: Kind, namespace: str, version: int) -> Iterator[Json]:
+        """As it was at a version that is not forgotten: the later changes are taken back."""
+        items = dict(self._items.get(kind, {}))
+        for change in reversed(self.since(kind, version)):
+            meta = change.new["metadata"]
+            key = meta.get("namespace", ""), meta["name"]
+            if change.old is None:
+                items.pop(key, None)
+            else:
+                items[key] = change.old
+        yield from (items[key] for key in sorted(items) if namespace in ("", key[0]))
 
     def each(self, kind: Kind) -> Iterator[Json]:
         """In any order, which is cheaper."""
@@ -190,6 +211,9 @@ class Objects:
         sent = meta.get("resourceVersion")
         if sent and sent != before["resourceVersion"]:
             raise conflict(kind, before["name"])
+        if meta.get("uid") not in (None, "", before["uid"]):
+            why = f'Invalid value: "{meta["uid"]}": field is immutable'
+            raise _invalid(kind, item, "metadata.uid", why)
         item["apiVersion"], item["kind"] = kind.api_version, kind.kind
         for fixed in ("uid", "creationTimestamp", "name", "namespace", "managedFields"):
             if fixed in before:
@@ -314,26 +338,75 @@ def _own_replicas(item: Json, manager: str, sub: str) -> None:
     item["metadata"]["managedFields"] = [entry]
 
 
+def _invalid(kind: Kind, item: Json, field_: str, why: str) -> Refused:
+    name = item["metadata"].get("name")
+    shown = f"{kind.kind}.{kind.group}" if kind.group else kind.kind
+    message = f'{shown} "{name}" is invalid: {field_}: {why}'
+    return Refused(422, "Invalid", message, name=name, kind=kind.kind)
+
+
 def validate(kind: Kind, item: Json) -> None:
     """The handful of rules that an autoscaler can run into."""
-
-    def invalid(field_: str, why: str) -> Refused:
-        name = item["metadata"].get("name")
-        message = f'{kind.kind}.{kind.group} "{name}" is invalid: {field_}: {why}'
-        return Refused(422, "Invalid", message, name=name, kind=kind.kind)
-
-    spec = item.get("spec") or {}
+    name, spec = item["metadata"].get("name", ""), item.get("spec") or {}
+    if len(name) > 253 or not SUBDOMAIN.fullmatch(name):
+        why = f'Invalid value: "{name}": a lowercase RFC 1123 subdomain must consist of lower case '
+        why += "alphanumeric characters, '-' or '.'"
+        raise _invalid(kind, item, "metadata.name", why)
+    for key in ("labels", "annotations"):
+        for value in (item["metadata"].get(key) or {}).values():
+            if not isinstance(value, str):
+                why = f"json: cannot unmarshal {key} of ObjectMeta into Go value of type string"
+                raise _unreadable(kind, why)
     if kind.scale and kind.group == "apps":
-        if spec.get("replicas", 1) < 0:
-            why = f"Invalid value: {spec['replicas']}: must be greater than or equal to 0"
-            raise invalid("spec.replicas", why)
-        labels = spec.get("template", {}).get("metadata", {}).get("labels", {})
-        wanted = spec.get("selector", {}).get("matchLabels", {})
-        if not wanted.items() <= labels.items():
-            why = "Invalid value: `selector` does not match template `labels`"
-            raise invalid("spec.template.metadata.labels", why)
-    if kind.plural == "leases" and spec.get("leaseDurationSeconds", 1) <= 0:
-        raise invalid("spec.leaseDurationSeconds", "must be greater than 0")
+        _validate_workload(kind, item)
+    if kind.plural == "leases":
+        _validate_lease(kind, item, spec)
+    if kind.plural == "pods":
+        _validate_pod(kind, item)
+    if kind.plural == "events":
+        about = item.get("involvedObject", {}).get("namespace", "")
+        if (about or "default") != item["metadata"].get("namespace"):
+            why = f'Invalid value: "{about}": does not match event.namespace'
+            raise _invalid(kind, item, "involvedObject.namespace", why)
+
+
+def _validate_workload(kind: Kind, item: Json) -> None:
+    spec = item.get("spec") or {}
+    if spec.get("replicas", 1) < 0:
+        why = f"Invalid value: {spec['replicas']}: must be greater than or equal to 0"
+        raise _invalid(kind, item, "spec.replicas", why)
+    labels = spec.get("template", {}).get("metadata", {}).get("labels", {})
+    wanted = spec.get("selector", {}).get("matchLabels", {})
+    if not wanted.items() <= labels.items():
+        why = "Invalid value: `selector` does not match template `labels`"
+        raise _invalid(kind, item, "spec.template.metadata.labels", why)
+
+
+def _validate_lease(kind: Kind, item: Json, spec: Json) -> None:
+    """Times with six digits: `metav1.MicroTime` reads nothing else."""
+    if spec.get("leaseDurationSeconds", 1) <= 0:
+        raise _invalid(kind, item, "spec.leaseDurationSeconds", "must be greater than 0")
+    if spec.get("leaseTransitions", 0) < 0:
+        why = "must be greater than or equal to 0"
+        raise _invalid(kind, item, "spec.leaseTransitions", why)
+    for key in ("acquireTime", "renewTime"):
+        said = spec.get(key)
+        if said is not None and not MICRO_TIME.fullmatch(said):
+            raise _unreadable(kind, f'parsing time "{said}" as "2006-01-02T15:04:05.000000Z07:00"')
+
+
+def _validate_pod(kind: Kind, item: Json) -> None:
+    cost = (item["metadata"].get("annotations") or {}).get(COST)
+    if cost is None:
+        return
+    if not re.fullmatch(r"0|-?[1-9]\d*", cost) or not -(2**31) <= int(cost) < 2**31:
+        why = f'Invalid value: "{cost}": must be a 32bit integer'
+        raise _invalid(kind, item, f"metadata.annotations[{COST}]", why)
+
+
+def _unreadable(kind: Kind, why: str) -> Refused:
+    said = f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: {why}'
+    return Refused(400, "BadRequest", said)
 
 
 # Patches.

@@ -12,7 +12,7 @@ import base64
 import re
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Self
@@ -24,6 +24,8 @@ from tests.fakes import kube_objects as objects
 from tests.fakes.kube_objects import Json, Kind, Objects, Refused
 
 BOOKMARK_EVERY_S = 5.0
+LAST_BOOKMARK_S = 2.0  # before the end, as `cacheWatcher.nextBookmarkTime` has it
+DONE = b""  # ends a stream as its server does, not as a cut line does
 METRICS = Kind("metrics.k8s.io", "v1beta1", "pods", "PodMetrics")
 REVIEWS = {
     "selfsubjectaccessreviews": "SelfSubjectAccessReview",
@@ -100,6 +102,7 @@ class Faults:
         self.rules: list[_Fault] = []
         self.cut_every: float | None = None
         self.frozen = False
+        self.gone_at_once = False  # 410 as the answer to a watch, as a proxy or cache may have it
 
     def errors(
         self,
@@ -131,7 +134,7 @@ class Faults:
 
     def clear(self) -> None:
         self.rules.clear()
-        self.cut_every, self.frozen = None, False
+        self.cut_every, self.frozen, self.gone_at_once = None, False, False
 
     def due(self, line: str) -> _Fault | None:
         for rule in self.rules:
@@ -354,6 +357,7 @@ class Server:
         verb = _verb(request, target)
         try:
             self._insist(user, verb, _one_of(target, request.query))
+            _insist_on_object(verb, target, body)
             response = await self._do(request, verb, target, body, user)
         except Refused as refused:
             self._note(request, target, user.name, refused.code, verb, body)
@@ -553,8 +557,10 @@ class Server:
         pod = self.objects.get(target.kind, target.namespace, target.name)
         options = body.get("deleteOptions") or {}
         _precondition(target, pod, options)
-        if pod.get("status", {}).get("phase") == "Running" and _is_ready(pod):
-            self._insist_on_budgets(target.namespace, pod)
+        if pod.get("status", {}).get("phase") == "Running" and not pod["metadata"].get(
+            "deletionTimestamp"
+        ):
+            self._spend_budget(target.namespace, pod)
         grace = options.get("gracePeriodSeconds")
         self.objects.delete(target.kind, target.namespace, target.name, grace=grace)
         return {
@@ -565,34 +571,36 @@ class Server:
             "code": 201,
         }
 
-    def _insist_on_budgets(self, namespace: str, pod: Json) -> None:
-        budgets = self.objects.kind("PodDisruptionBudget")
-        for budget in self.objects.inside(budgets, namespace):
-            picks = objects.label_selector(
-                objects.selector_text(budget["spec"].get("selector", {}))
-            )
-            if not picks(pod["metadata"].get("labels", {})):
-                continue
-            covered = [
-                p
-                for p in self.objects.inside(self.objects.kind("Pod"), namespace)
-                if picks(p["metadata"].get("labels", {}))
-                and not p["metadata"].get("deletionTimestamp")
-            ]
-            healthy = sum(map(_is_ready, covered))
-            needed = _needed(budget["spec"], len(covered))
-            if healthy - 1 < needed:
-                name = budget["metadata"]["name"]
-                why = (
-                    f"The disruption budget {name} needs {needed} healthy pods and has {healthy} "
-                    "currently"
-                )
-                raise Refused(
-                    429,
-                    "TooManyRequests",
-                    "Cannot evict pod as it would violate the pod's disruption budget.",
-                    causes=[{"reason": "DisruptionBudget", "message": why}],
-                )
+    def _spend_budget(self, namespace: str, pod: Json) -> None:
+        """One disruption less of the budget that covers the pod (`eviction.go`)."""
+        covering = [*self._budgets_of(namespace, pod)]
+        if len(covering) > 1:
+            why = "This pod has more than one PodDisruptionBudget, which the eviction subresource "
+            raise Refused(500, "InternalError", f"{why}does not support.")
+        if not covering:
+            return
+        budget = covering[0]
+        name, status = budget["metadata"]["name"], budget.get("status", {})
+        if not _is_ready(pod) and _unguarded(budget):
+            return
+        if status.get("observedGeneration", 0) < budget["metadata"]["generation"]:
+            raise _violates(f"{name} is still being processed by the server.", retry_after=10)
+        if not status.get("disruptionsAllowed", 0):
+            needed, healthy = status.get("desiredHealthy", 0), status.get("currentHealthy", 0)
+            raise _violates(f"{name} needs {needed} healthy pods and has {healthy} currently")
+
+        def spend(fresh: Json) -> None:
+            spent = fresh["status"].setdefault("disruptedPods", {})
+            spent[pod["metadata"]["name"]] = objects.now()
+            fresh["status"]["disruptionsAllowed"] -= 1
+
+        self.objects.update(self.objects.kind("PodDisruptionBudget"), namespace, name, spend)
+
+    def _budgets_of(self, namespace: str, pod: Json) -> Iterator[Json]:
+        for budget in self.objects.inside(self.objects.kind("PodDisruptionBudget"), namespace):
+            text = objects.selector_text(budget["spec"].get("selector") or {})
+            if text and objects.label_selector(text)(pod["metadata"].get("labels") or {}):
+                yield budget
 
     def _accepts(self, query: Mapping[str, str]) -> Callable[[Json], bool]:
         by_label = objects.label_selector(query.get("labelSelector", ""))
@@ -601,13 +609,15 @@ class Server:
 
     def _listed(self, target: Target, query: Mapping[str, str]) -> Json:
         accepts = self._accepts(query)
-        items = [i for i in self.objects.inside(target.kind, target.namespace) if accepts(i)]
         version, after = self.objects.version, ""
+        found = self.objects.inside(target.kind, target.namespace)
         if token := query.get("continue"):
-            version, after = orjson.loads(base64.b64decode(token))
+            version, after = _place(token)
             if version < self.objects.floor:
-                raise objects.gone(version, self.objects.floor)
-            items = [i for i in items if _key(i) > after]
+                why = "The provided continue parameter is too old to display a consistent list"
+                raise Refused(410, "Expired", f"{why} result.")
+            found = self.objects.inside_at(target.kind, target.namespace, version)
+        items = [i for i in found if accepts(i) and _key(i) > after]
         meta: Json = {"resourceVersion": str(version)}
         limit = int(query.get("limit") or 0)
         if limit and len(items) > limit:
@@ -632,8 +642,7 @@ class Server:
             for item in self.objects.inside(target.kind, target.namespace):
                 watcher.offer(objects.Change(0, "ADDED", target.kind, item, None))
         else:
-            for change in self.objects.since(target.kind, int(wanted)):
-                watcher.offer(change)
+            self._replay(watcher, target.kind, wanted)
         self._note(request, target, user.name, 200, "watch")
         self.watchers.add(watcher)
         streams = self._by_kind.setdefault(target.kind, set())
@@ -644,6 +653,19 @@ class Server:
             self.watchers.discard(watcher)
             streams.discard(watcher)
 
+    def _replay(self, watcher: Watcher, kind: Kind, wanted: str) -> None:
+        """What happened since. A version that is forgotten is told in the stream (`cacher.go`)."""
+        if not wanted.isdecimal():
+            raise Refused(400, "BadRequest", f'Invalid value: "{wanted}": is no resourceVersion')
+        try:
+            for change in self.objects.since(kind, int(wanted)):
+                watcher.offer(change)
+        except Refused as gone:
+            if self.faults.gone_at_once:
+                raise
+            watcher.queue.put_nowait(orjson.dumps({"type": "ERROR", "object": gone.body}) + b"\n")
+            watcher.queue.put_nowait(DONE)
+
     async def _stream(
         self, request: web.Request, target: Target, watcher: Watcher
     ) -> web.StreamResponse:
@@ -653,16 +675,21 @@ class Server:
         end = begin + float(request.query.get("timeoutSeconds") or 1800)
         cut = begin + (self.faults.cut_every or 1e9)
         marks = request.query.get("allowWatchBookmarks") == "true"
+        due = _next_mark(end) if marks else end
         try:
             while (left := min(end, cut) - time.monotonic()) > 0:
+                if marks and time.monotonic() >= due:  # behind all that waits to be sent
+                    watcher.queue.put_nowait(self._bookmark(target.kind))
+                    due = _next_mark(end)
+                span = min(left, max(0.001, due - time.monotonic()))
                 try:
-                    line = await asyncio.wait_for(watcher.queue.get(), min(left, BOOKMARK_EVERY_S))
+                    line = await asyncio.wait_for(watcher.queue.get(), span)
                 except TimeoutError:
-                    if marks:
-                        await response.write(self._bookmark(target.kind))
                     continue
                 if line is None:
                     break
+                if line is DONE:
+                    return response
                 await response.write(line)
             if time.monotonic() >= end:
                 return response
@@ -730,6 +757,21 @@ def _key(item: Json) -> str:
     return f"{item['metadata'].get('namespace', '')}/{item['metadata']['name']}"
 
 
+def _next_mark(end: float) -> float:
+    now = time.monotonic()
+    due = now + BOOKMARK_EVERY_S
+    return min(due, end - LAST_BOOKMARK_S) if now < end - LAST_BOOKMARK_S else due
+
+
+def _place(token: str) -> tuple[int, str]:
+    """Which version a page is of, and what came last on the one before."""
+    try:
+        version, after = orjson.loads(base64.b64decode(token))
+    except ValueError as error:
+        raise Refused(400, "BadRequest", "continue key is not valid") from error
+    return int(version), str(after)
+
+
 def _group(name: str, kinds: list[Kind]) -> Json:
     versions = sorted({k.version for k in kinds if k.group == name} or {"v1"})
     found = [{"groupVersion": f"{name}/{v}", "version": v} for v in versions]
@@ -753,7 +795,8 @@ def _resources(kind: Kind) -> list[Json]:
 
 def _review(user: User, resource: str, body: Any) -> Json:
     if resource == "selfsubjectrulesreviews":
-        rules = [rule for _, rule in user.rules]
+        where = body["spec"].get("namespace", "")
+        rules = [rule for scope, rule in user.rules if scope in ("", where)]
         status: Json = {"incomplete": False, "resourceRules": rules, "nonResourceRules": []}
     else:
         asked = body["spec"]["resourceAttributes"]
@@ -811,17 +854,26 @@ def _is_ready(pod: Json) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
-def _needed(spec: Json, covered: int) -> int:
-    """How many must stay healthy; shares are rounded up, as the controller does."""
+def _unguarded(budget: Json) -> bool:
+    """Whether a pod that is not ready may go without asking: it was not counted as healthy."""
+    if budget["spec"].get("unhealthyPodEvictionPolicy") == "AlwaysAllow":
+        return True
+    status = budget.get("status", {})
+    needed = status.get("desiredHealthy", 0)
+    return bool(needed > 0 and status.get("currentHealthy", 0) >= needed)
 
-    def count(value: int | str) -> int:
-        if isinstance(value, int):
-            return value
-        return -(-covered * int(value.rstrip("%")) // 100)
 
-    if "minAvailable" in spec:
-        return count(spec["minAvailable"])
-    return max(0, covered - count(spec.get("maxUnavailable", 0)))
+def _violates(why: str, *, retry_after: int | None = None) -> Refused:
+    refused = Refused(
+        429,
+        "TooManyRequests",
+        "Cannot evict pod as it would violate the pod's disruption budget.",
+        causes=[{"reason": "DisruptionBudget", "message": f"The disruption budget {why}"}],
+        retryAfterSeconds=retry_after or 0,
+    )
+    if retry_after is not None:
+        refused.headers = {"Retry-After": str(retry_after)}
+    return refused
 
 
 def _verb(request: web.Request, target: Target) -> str:
@@ -834,6 +886,22 @@ def _verb(request: web.Request, target: Target) -> str:
 def _manager(request: web.Request) -> str:
     agent = request.headers.get("User-Agent", "unknown").partition("/")[0]
     return request.query.get("fieldManager") or agent
+
+
+def _insist_on_object(verb: str, target: Target, body: Any) -> None:
+    """What is written is an object, of the name that its path has."""
+    if verb not in ("create", "update") and not (verb == "patch" and body is None):
+        return
+    if not isinstance(body, dict):
+        raise Refused(
+            400, "BadRequest", "the object provided is unrecognized: Object 'Kind' is missing"
+        )
+    name = (body.get("metadata") or {}).get("name", target.name)
+    if verb == "update" and name != target.name:
+        why = f"the name of the object ({name}) does not match the name on the URL ({target.name})"
+        raise Refused(400, "BadRequest", why)
+    if target.sub == "eviction" and name != target.name:
+        raise Refused(400, "BadRequest", "name in URL does not match name in Eviction object")
 
 
 async def _body(request: web.Request) -> Any:

@@ -1,11 +1,14 @@
 """The simulated controllers do what real ones do, as far as an autoscaler meets it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
+import aiohttp
 import pytest
 
 from tests.fakes.kube_cluster import COST, Cluster, is_ready
+from tests.fakes.kube_objects import Json
 from tests.fakes.kubernetes import Server
 
 
@@ -121,3 +124,104 @@ async def test_what_pods_use_is_published(cluster: Cluster) -> None:
     assert one["containers"] == [
         {"name": "app", "usage": {"cpu": "250000000n", "memory": "65536Ki"}}
     ]
+
+
+def budget(cluster: Cluster, **spec: object) -> None:
+    selector = {"matchLabels": {"app": "web"}}
+    meta = {"name": "most"}
+    cluster.server.put(
+        {"kind": "PodDisruptionBudget", "metadata": meta, "spec": {"selector": selector, **spec}}
+    )
+
+
+def of_budget(cluster: Cluster) -> Json:
+    """What the disruption controller says of it."""
+    status: Json = cluster.server.get("PodDisruptionBudget", "most").get("status", {})
+    return status
+
+
+def allowed(cluster: Cluster) -> object:
+    return of_budget(cluster).get("disruptionsAllowed")
+
+
+async def evict(cluster: Cluster, name: str) -> str:
+    """What the server says to it."""
+    path = f"/api/v1/namespaces/default/pods/{name}/eviction"
+    headers = {"Authorization": f"Bearer {cluster.server.admin}"}
+    body = {"kind": "Eviction", "metadata": {"name": name}}
+    async with (
+        aiohttp.ClientSession(cluster.server.url, headers=headers) as session,
+        session.post(path, json=body) as response,
+    ):
+        answer = await response.json()
+    causes = (answer.get("details") or {}).get("causes") or [{}]
+    return f"{response.status} {causes[0].get('message', '')}".strip()
+
+
+async def test_who_is_evicted_comes_back_under_another_name(cluster: Cluster) -> None:
+    cluster.deploy(replicas=3)
+    await until(lambda: len(cluster.ready()) == 3)
+    gone, stays, _ = names(cluster)
+    budget(cluster, maxUnavailable=1)
+    await until(lambda: allowed(cluster) == 1)
+    assert await evict(cluster, gone) == "201"
+    assert await evict(cluster, stays) == (
+        "429 The disruption budget most needs 2 healthy pods and has 2 currently"
+    )
+    await until(lambda: len(cluster.ready()) == 3 and gone not in names(cluster))
+    await until(lambda: allowed(cluster) == 1)
+
+
+async def test_a_sick_pod_goes_only_while_enough_others_are_well(cluster: Cluster) -> None:
+    cluster.deploy(replicas=3)
+    await until(lambda: len(cluster.ready()) == 3)
+    first, second, _ = names(cluster)
+    budget(cluster, minAvailable=2)
+    cluster.sick(first)
+    cluster.sick(second)
+    await until(lambda: allowed(cluster) == 0)
+    assert await evict(cluster, first) == (
+        "429 The disruption budget most needs 2 healthy pods and has 1 currently"
+    )
+    cluster.sick(second, well=True)
+    await until(lambda: of_budget(cluster).get("currentHealthy") == 2)
+    assert await evict(cluster, first) == "201"
+
+
+async def test_the_fullest_node_loses_first(cluster: Cluster) -> None:
+    """Not the youngest pod, which here has a node for itself."""
+
+    def on() -> Counter[str]:
+        return Counter(pod["spec"].get("nodeName", "") for pod in cluster.pods())
+
+    cluster.deploy(replicas=4)
+    await until(lambda: len(cluster.ready()) == 4)
+    alone = next(p for p in cluster.pods() if p["spec"]["nodeName"] == "node-2")
+    cluster.server.delete("Pod", alone["metadata"]["name"])
+    await until(lambda: len(cluster.ready()) == 4)
+    assert on() == {"node-0": 1, "node-1": 2, "node-2": 1}
+    cluster.server.scale("Deployment", "web", 3, manager="me")
+    await until(lambda: len(cluster.pods()) == 3)
+    assert on() == {"node-0": 1, "node-1": 1, "node-2": 1}
+
+
+async def test_a_deployment_says_how_it_is(cluster: Cluster) -> None:
+    def said() -> dict[str, str]:
+        status = cluster.server.get("Deployment", "web").get("status", {})
+        conditions = status.get("conditions", ())
+        return {c["type"]: c["reason"] for c in conditions}
+
+    cluster.start_up = 0.3
+    cluster.deploy(replicas=1)
+    await until(
+        lambda: (
+            said()
+            == {"Available": "MinimumReplicasUnavailable", "Progressing": "ReplicaSetUpdated"}
+        )
+    )
+    await until(
+        lambda: (
+            said()
+            == {"Available": "MinimumReplicasAvailable", "Progressing": "NewReplicaSetAvailable"}
+        )
+    )
