@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,13 +141,6 @@ class Backend:
     def instance(self, state: State = State.RUNNING, **more: object) -> Instance:
         known = {"host": "127.0.0.1", "port": self.port, "ready": True, **more}
         return Instance(id=InstanceId(self.name), state=state, **known)  # type: ignore[arg-type]
-
-
-async def until(true: Callable[[], bool], what: str) -> None:
-    end = asyncio.get_running_loop().time() + PATIENCE_S
-    while not true():
-        assert asyncio.get_running_loop().time() < end, f"not within {PATIENCE_S:g} s: {what}"
-        await asyncio.sleep(0.02)
 
 
 class Load:

@@ -1,7 +1,6 @@
 """A daemon in this process on a simulated cluster."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,7 @@ from scaler.settings import Settings
 from scaler.stores.memory import MemoryStore
 from tests.fakes.kube_cluster import Cluster
 from tests.fakes.kubernetes import Server, kubeconfig
-
-PATIENCE_S = 12.0
-
-
-async def until(true: Callable[[], Any], what: str = "") -> Any:
-    """Whatever `true` returns once it is so."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not (found := true()):
-            await asyncio.sleep(0.01)
-    return found
+from tests.integration.running import eventually as until
 
 
 class Rig:

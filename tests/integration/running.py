@@ -37,6 +37,15 @@ def until(true: Callable[[], Any], what: str, patience: float = PATIENCE_S) -> A
     raise AssertionError(f"not within {patience:g} s: {what}")
 
 
+async def eventually(true: Callable[[], Any], what: str = "") -> Any:
+    """The same while others go on in this loop."""
+    end = asyncio.get_running_loop().time() + PATIENCE_S
+    while not (found := true()):
+        assert asyncio.get_running_loop().time() < end, f"not within {PATIENCE_S:g} s: {what}"
+        await asyncio.sleep(0.01)
+    return found
+
+
 async def fleet_until(
     provider: Provider[Any], target: Target, holds: Callable[[Fleet], object]
 ) -> Fleet:

@@ -7,7 +7,6 @@ import json
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -30,18 +29,12 @@ from scaler.clients.docker_events import (
 )
 from scaler.clock import Clock, ManualClock, SystemClock
 from tests.integration.dockerd import BUSYBOX, Engine
+from tests.integration.running import eventually as until
 from tests.integration.socket_proxy import SocketProxy
 
 pytestmark = pytest.mark.live
 PATIENCE_S = 30.0  # far less than the 90 s after which a silent connection ends by itself
 SOON = timedelta(seconds=0.5)
-
-
-async def until(true: Callable[[], Any], what: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < end, f"not within {PATIENCE_S:g} s: {what}"
-        await asyncio.sleep(0.02)
 
 
 class Follower:

@@ -35,7 +35,8 @@ from scaler.installed import Installed
 from scaler.interfaces import Context
 from scaler.providers.local import LocalTarget
 from scaler.stores.memory import MemoryStore
-from tests.integration.haproxies import PATIENCE_S, Backend, Load, Proxy, get, until
+from tests.integration.haproxies import PATIENCE_S, Backend, Load, Proxy, get
+from tests.integration.running import eventually as until
 
 pytestmark = pytest.mark.live
 LOOK_S = 0.05

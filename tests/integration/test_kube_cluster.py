@@ -1,8 +1,7 @@
 """The simulated controllers do what real ones do, as far as an autoscaler meets it."""
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -10,18 +9,13 @@ import pytest
 from tests.fakes.kube_cluster import COST, Cluster, is_ready
 from tests.fakes.kube_objects import Json
 from tests.fakes.kubernetes import Server
+from tests.integration.running import eventually as until
 
 
 @pytest.fixture
 async def cluster() -> AsyncIterator[Cluster]:
     async with Server() as server, Cluster(server, metrics_every=0.1) as made:
         yield made
-
-
-async def until(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 def names(cluster: Cluster) -> list[str]:

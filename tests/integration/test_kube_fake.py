@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from random import Random
 from typing import Any
@@ -17,6 +17,7 @@ from scaler.clock import SystemClock
 from scaler.errors import Conflict, Forbidden, PermanentError, Unavailable
 from tests.fakes.kube_objects import COST
 from tests.fakes.kubernetes import Server, usage
+from tests.integration.running import eventually as until
 
 BATTERY = "tests/data/kube_battery.py"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
@@ -55,12 +56,6 @@ def deployment(name: str = "web", replicas: int = 2) -> dict[str, Any]:
             "template": {"metadata": {"labels": labels}, "spec": {"containers": []}},
         },
     }
-
-
-async def until(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 async def test_it_passes_what_a_real_server_passes(server: Server) -> None:

@@ -19,7 +19,8 @@ from scaler.settings import Lease, Settings
 from scaler.stores.memory import MemoryStore
 from tests.fakes.kubernetes import kubeconfig
 from tests.fakes.webserver import WebServer
-from tests.integration.kube_rig import Rig, rig, until
+from tests.integration.kube_rig import Rig, rig
+from tests.integration.running import eventually as until
 
 EXAMPLE = Path("deploy/kubernetes/overlays/shop/policies/shop.yaml")
 

@@ -11,7 +11,8 @@ import pytest
 from scaler.engine.watched import Condition
 from tests.fakes.kube_cluster import COST, Cluster
 from tests.fakes.kube_objects import Json
-from tests.integration.kube_rig import Rig, rig, until
+from tests.integration.kube_rig import Rig, rig
+from tests.integration.running import eventually as until
 
 WEB = """\
 policies:

@@ -11,8 +11,8 @@ from scaler.clock import ManualClock
 from scaler.core.journal import Entry, Kind
 from scaler.core.model import Decision, Step, Wish
 from tests.fakes.kube_objects import Json
-from tests.integration.kube_rig import until
 from tests.integration.kube_shop import Shop, opened
+from tests.integration.running import eventually as until
 
 
 class Told:

@@ -1,9 +1,8 @@
 """Three pods of one application, each with a scaler beside it: one acts, and another takes over."""
 
-import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,18 +11,10 @@ from tests.fakes.kube_cluster import Cluster
 from tests.fakes.kubernetes import Server
 from tests.integration import pods
 from tests.integration.pods import SidecarPod
+from tests.integration.running import eventually as until
 
 TTL_S = 3.0
 BUSY = 0.25  # of a core, where 0.14 is the goal
-
-
-async def until(true: Callable[[], object], what: str) -> None:
-    try:
-        async with asyncio.timeout(30):
-            while not true():
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise AssertionError(f"not within 30 s: {what}") from None
 
 
 @pytest.fixture
