@@ -160,7 +160,9 @@ def test_values_come_back_as_their_declared_type() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [Decimal(1), (1, 2), {1, 2}, {"a": Decimal(1)}, object()], ids=repr
+    "value",
+    [Decimal(1), (1, 2), {1, 2}, {"a": Decimal(1)}, object()],
+    ids=["decimal", "tuple", "set", "inside", "object"],
 )
 def test_what_would_come_back_as_something_else_is_not_kept(value: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
