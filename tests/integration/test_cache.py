@@ -140,6 +140,20 @@ async def test_the_lease_is_renewed_while_the_backend_works(
     assert backend.calls == 1
 
 
+async def test_who_waits_for_another_process_hears_of_its_answer(
+    cache: CacheManager, other: CacheManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_flight, "POLL_S", 3600)
+    backend = Backend()
+    backend.free.clear()
+    first = asyncio.create_task(quotes(cache, backend)("A"))
+    await started(backend)
+    second = asyncio.create_task(quotes(other, backend)("A"))
+    await eventually(lambda: other._here().shared.wakes, "it waits")
+    backend.free.set()
+    assert await first == await second
+
+
 async def test_when_the_one_who_computes_dies_another_does_it(
     cache: CacheManager, other: CacheManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from scaler.clients import cache_ears
 from scaler.errors import Unavailable
+from scaler.maintenance import cache_flight
 from scaler.maintenance.cache import CacheManager
 from tests.integration.redises import RedisServer, insist_on_redis
 from tests.integration.running import eventually
@@ -124,8 +125,9 @@ async def test_a_hanging_redis_costs_its_first_callers_the_budget(
 
 
 async def test_a_lease_that_was_asked_for_in_vain_is_given_back(
-    server: RedisServer, cache: CacheManager
+    server: RedisServer, cache: CacheManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cache_flight, "LEASE_MS", 3_600_000)  # it does not end by itself
     calls = Calls(cache)
     await calls.one(1)
     server.pause()
@@ -133,6 +135,7 @@ async def test_a_lease_that_was_asked_for_in_vain_is_given_back(
     server.resume()
     await again(cache)
     await eventually(lambda: not server.ask("KEYS", "*:lease").split(), "no lease is left")
+    assert calls.errors == 0
 
 
 async def test_a_full_redis_still_answers(
@@ -252,6 +255,30 @@ async def test_a_connection_that_is_silently_dead_is_found_out(
     assert not local_of(cache)
     assert "cache.deaf" in [line["event"] for line in logged]
     await cache.aclose()
+
+
+async def test_what_changes_while_it_is_read_is_not_kept(
+    cache: CacheManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The news of a change overtakes the answer that was read before it."""
+    calls = Calls(cache)
+    await calls.get(1)
+    side, key = cache._here(), calls.get.key(1)  # type: ignore[attr-defined]
+    read = side.shared.link.get
+
+    async def overtaken(name: str) -> bytes | None:
+        answer = await read(name)
+        side.shared._changed([key.encode()])
+        return answer
+
+    await eventually(lambda: side.shared._tokens, "tokens of tags are known")
+    monkeypatch.setattr(side.shared.link, "get", overtaken)
+    assert await calls.get(1) == 1
+    assert key not in local_of(cache)
+    monkeypatch.undo()
+    await kept_locally(cache, calls)
+    assert not side.shared._reading
+    assert not side.shared._spoiled
 
 
 async def test_nothing_is_served_past_its_time(
