@@ -28,6 +28,7 @@ from scaler.errors import (
 )
 
 Statement = str | sql.SQL | sql.Composed
+Clause = sql.Composable  # a part of a statement
 Row = tuple[Any, ...]
 
 PATIENCE: Final = timedelta(seconds=5)  # for a connection

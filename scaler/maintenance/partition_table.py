@@ -48,6 +48,7 @@ class Index:
     definition: str  # CREATE INDEX ... as the server writes it
     using: str  # what stands after the name of the table: btree (at) WHERE ...
     constraint: str | None = None
+    promise: str | None = None  # PRIMARY KEY (...) or UNIQUE (...), when it is a constraint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,7 @@ class View:
     name: str
     definition: str
     options: tuple[str, ...]
+    owner: str
     mine: bool
 
 
@@ -193,9 +195,10 @@ SELECT json_build_object(
        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.num) END,
    'definition', pg_get_indexdef(i.indexrelid),
    'using', substring(pg_get_indexdef(i.indexrelid) from ' USING (.*)$'),
-   'constraint', (SELECT conname FROM pg_constraint k WHERE k.conindid = i.indexrelid
-      AND k.conrelid = c.oid AND k.contype IN ('p', 'u', 'x'))) ORDER BY i.indexrelid)
-   FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid WHERE i.indrelid = c.oid), '[]'),
+   'constraint', k.conname, 'promise', pg_get_constraintdef(k.oid)) ORDER BY i.indexrelid)
+   FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
+   LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = c.oid
+     AND k.contype IN ('p', 'u', 'x') WHERE i.indrelid = c.oid), '[]'),
  'checks', coalesce((SELECT json_agg(json_build_object('name', k.conname,
    'definition', pg_get_constraintdef(k.oid), 'valid', k.convalidated) ORDER BY k.conname)
    FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c'), '[]'),
@@ -221,7 +224,8 @@ SELECT json_build_object(
      AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')), '[]'),
  'views', coalesce((SELECT json_agg(v) FROM (SELECT DISTINCT ON (vc.oid) json_build_object(
    'schema', vn.nspname, 'name', vc.relname, 'definition', pg_get_viewdef(vc.oid),
-   'options', coalesce(vc.reloptions, '{}'), 'mine', pg_has_role(vc.relowner, 'USAGE')) v
+   'options', coalesce(vc.reloptions, '{}'),
+   'owner', pg_get_userbyid(vc.relowner), 'mine', pg_has_role(vc.relowner, 'USAGE')) v
    FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass
    JOIN pg_class vc ON vc.oid = r.ev_class AND vc.relkind = 'v'
    JOIN pg_namespace vn ON vn.oid = vc.relnamespace
