@@ -47,6 +47,7 @@ class Step:
     statements: tuple[Statement, ...]
     because: str
     way: Way = Way.TOGETHER
+    unless: Statement | None = None  # asks whether it is done already
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +193,7 @@ def _prepared(facts: Facts, form: Shape) -> Iterator[Step]:
             name="unique index",
             way=Way.ALONE,
             because="a unique index of a partitioned table has to hold the key",
+            unless=valid_index(facts.schema, form.unique),
             statements=(
                 phrase("DROP INDEX CONCURRENTLY IF EXISTS {}", index),
                 phrase(
@@ -202,6 +204,15 @@ def _prepared(facts: Facts, form: Shape) -> Iterator[Step]:
                 ),
             ),
         )
+
+
+def valid_index(schema: str, index: str) -> Statement:
+    """Asks whether there is such an index and it can be used."""
+    return phrase(
+        "SELECT coalesce((SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass({})),"
+        " false)",
+        value(name(schema, index).as_string(None)),
+    )
 
 
 def _beside(facts: Facts, form: Shape) -> Step:

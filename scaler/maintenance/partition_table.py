@@ -223,7 +223,7 @@ SELECT json_build_object(
    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
      AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')), '[]'),
  'views', coalesce((SELECT json_agg(v) FROM (SELECT DISTINCT ON (vc.oid) json_build_object(
-   'schema', vn.nspname, 'name', vc.relname, 'definition', pg_get_viewdef(vc.oid),
+   'schema', vn.nspname, 'name', vc.relname, 'definition', rtrim(pg_get_viewdef(vc.oid), ';'),
    'options', coalesce(vc.reloptions, '{}'),
    'owner', pg_get_userbyid(vc.relowner), 'mine', pg_has_role(vc.relowner, 'USAGE')) v
    FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass
