@@ -13,9 +13,12 @@ from scaler.clients.postgres import Postgres, name, phrase, value, written
 from scaler.clock import Clock, SystemClock
 from scaler.errors import NotFound, PermanentError, Refused
 from scaler.maintenance import partition_attach as attach
+from scaler.maintenance import partition_copy as copying
 from scaler.maintenance import partition_notes as notes
 from scaler.maintenance import partition_preflight as preflight
+from scaler.maintenance import partition_split as split
 from scaler.maintenance.partition_attach import Shape
+from scaler.maintenance.partition_copy import Copy, Watch
 from scaler.maintenance.partition_notes import Notes, Stage
 from scaler.maintenance.partition_preflight import Finding
 from scaler.maintenance.partition_ranges import Key
@@ -49,7 +52,9 @@ class Conversion:
         *,
         clock: Clock | None = None,
         ears: Ears | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch or Watch()
         self._clock = clock or SystemClock()
         self._database = database
         self._wish = wish
@@ -131,6 +136,13 @@ class Conversion:
             await self._there(known)
             if not known.stage.reaches(Stage.LIVE) or "analyze" not in known.steps:
                 await self._go_live(known)
+                known = await self._known()
+            if until.reaches(Stage.SPLIT) and not known.stage.reaches(Stage.SPLIT):
+                self._insist_on_identity(known)
+                await Copy(self._hands, known, self._watch).fill()
+                known = await self._known()
+            if until.reaches(Stage.VERIFIED) and not known.stage.reaches(Stage.VERIFIED):
+                await Copy(self._hands, known, self._watch).put_in_place()
             return await self._known()
 
     async def undo(self) -> Notes:
@@ -150,6 +162,19 @@ class Conversion:
                 await self._undo(known)
             return await self._known()
 
+    async def drop_old(self) -> Notes:
+        """Drop the old table, once every range was compared and took its place.
+
+        Raises:
+            Refused: it is still in use.
+        """
+        async with self._hands.alone():
+            known = await self._known()
+            if known.stage is not Stage.DROPPED:
+                await self._there(known)
+                await copying.drop_old(self._hands, known)
+            return await self._known()
+
     # -- below: one stage each
 
     async def _begin(self, *, split: bool) -> Notes:
@@ -163,6 +188,13 @@ class Conversion:
             reasons = "\n".join(f"  {one.about}: {one.message}" for one in report.stopped)
             raise Refused(f"{self._wish.table} cannot be converted yet:\n{reasons}")
         return report.form
+
+    def _insist_on_identity(self, known: Notes) -> None:
+        if not known.form.identity:
+            raise Refused(
+                f"nothing tells one row of {self._wish.table} from another, so its history cannot "
+                "be split; it stays live as it is. Undo, add a primary key, and begin again"
+            )
 
     async def _known(self) -> Notes:
         known = await self.status()
@@ -193,7 +225,8 @@ class Conversion:
     async def _go_live(self, known: Notes) -> None:
         facts, form = known.facts, known.form
         for step in attach.live(facts, form):
-            if step.name not in known.steps:
+            behind = known.stage.reaches(Stage.LIVE) and step.name != "analyze"
+            if step.name not in known.steps and not behind:
                 reaches = Stage.LIVE if step.name == "swap" else None
                 await self._hands.step(step, table=(facts.schema, facts.table), reaches=reaches)
 
@@ -202,6 +235,12 @@ class Conversion:
         table = (facts.schema, facts.table)
         if known.stage.reaches(Stage.LIVE):
             await self._few_rows(known)
+            await self._hands.step(
+                split.abandoned(facts, form),
+                table=(facts.schema, form.history),
+                reaches=Stage.LIVE,
+                afresh=True,
+            )
             await self._hands.step(
                 replace(attach.undone(facts, form), way=attach.Way.SWAP),
                 table=table,

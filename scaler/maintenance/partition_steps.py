@@ -26,6 +26,7 @@ PATIENCE: Final = timedelta(hours=6)  # with long transactions, for one step
 PREDECESSOR: Final = timedelta(seconds=15)  # a session whose process was killed ends in this
 MOST_CUT: Final = 4  # times that a statement under a lock took too long
 WORSE: Final = 2.0  # times as expensive: such a plan stops the swap
+SMALL: Final = 100.0  # of the planner's units, about a millisecond: empty partitions cost as much
 CANCELLED: Final = "57014"  # statement_timeout
 SETTINGS: Final = (
     "SET TimeZone = 'UTC'",
@@ -185,10 +186,12 @@ class Hands:
         doing: str,
         work: Callable[[Handle], Any],
         *,
-        table: tuple[str, str],
+        table: tuple[str, str] | None,
         statement: timedelta | None = None,
     ) -> None:
         """Do `work` in a transaction that waits for each lock for `locks.wait` only.
+
+        With a `table` no long transaction may be on it.
 
         Raises:
             Busy: it was tried `locks.tries` times, or long transactions would not end.
@@ -196,7 +199,8 @@ class Hands:
         locks = self.wish.locks
         cut, pause, end = 0, FIRST_PAUSE, self.clock.monotonic() + PATIENCE
         for number in range(1, locks.tries + 1):
-            await self._until_free(doing, table, end)
+            if table is not None:
+                await self._until_free(doing, table, end)
             try:
                 async with self.database.transaction(
                     lock_wait=locks.wait, statement=statement
@@ -275,7 +279,7 @@ class Hands:
             Refused: one would cost more than twice as much.
         """
         for query, cost in before.items():
-            if after[query] > WORSE * max(cost, 1.0):
+            if after[query] > WORSE * max(cost, SMALL):
                 raise Refused(
                     f'"{query[:120]}" would cost {after[query]:.0f} in place of {cost:.0f}; '
                     f"nothing has changed. Filter it by {self.wish.by}, or take it out of "
