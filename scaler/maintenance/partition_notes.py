@@ -6,7 +6,7 @@ kept as it was then: the catalogue looks different half way.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -78,7 +78,8 @@ async def read(database: Asking, place: str) -> Notes | None:
     if not known[0][0]:
         return None
     rows = await database.fetch(
-        "SELECT stage, facts, shape, begun_at, changed_at, coalesce((SELECT"
+        "SELECT stage, facts, shape, extract(epoch FROM begun_at)::float8,"
+        " extract(epoch FROM changed_at)::float8, coalesce((SELECT"
         " jsonb_object_agg(s.step, s.note) FROM scaler.conversion_steps s"
         " WHERE s.place = c.place), '{}') FROM scaler.conversions c WHERE place = %s",
         (place,),
@@ -91,8 +92,8 @@ async def read(database: Asking, place: str) -> Notes | None:
         facts=FACTS.validate_python(facts),
         form=SHAPE.validate_python(shape),
         steps=steps,
-        begun_at=begun,
-        changed_at=changed,
+        begun_at=datetime.fromtimestamp(begun, UTC),
+        changed_at=datetime.fromtimestamp(changed, UTC),
     )
 
 
