@@ -16,6 +16,7 @@ class Server:
 
     at: datetime
     version: str = ""
+    run_id: str = ""  # another one after each start
     used_bytes: int = 0
     max_bytes: int = 0  # 0: it may take all there is
     policy: str = ""  # maxmemory_policy
@@ -92,6 +93,8 @@ class Facts:
     whole: bool = False  # every key was looked at; else what was seen stands for the rest
     groups: tuple[Group, ...] = ()
     big: tuple[BigKey, ...] = ()
+    examples: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    """Names of keys by `no_ttl` or `idle`, and prefix."""
     idle_known: bool = True  # False under an LFU policy, which keeps frequencies in that place
     rolls: Mapping[str, tuple[Roll, ...]] = field(default_factory=dict)  # by prefix, oldest first
     points: tuple[Point, ...] = ()

@@ -179,6 +179,11 @@ def _seen(number: int, of: int, facts: Facts) -> str:
     return share if facts.whole else f"{share} in a sample"
 
 
+def _such_as(facts: Facts, kind: str, prefix: str) -> str:
+    names = facts.examples.get((kind, prefix), ())
+    return f", such as {', '.join(names)}" if names else ""
+
+
 def _no_ttl(rules: Cache, facts: Facts) -> Iterable[Finding]:
     for prefix in rules.prefixes:
         total = _of_prefix(facts, prefix)
@@ -188,7 +193,8 @@ def _no_ttl(rules: Cache, facts: Facts) -> Iterable[Finding]:
                 subject=prefix,
                 number=_about(total.no_ttl, facts),
                 unit="keys",
-                because=f"{_seen(total.no_ttl, total.keys, facts)} never expire",
+                because=f"{_seen(total.no_ttl, total.keys, facts)} never expire"
+                + _such_as(facts, "no_ttl", prefix),
                 remedy="write them with a TTL, or set act: {missing_ttl: 1d}",
             )
 
@@ -232,7 +238,8 @@ def _idle(rules: Cache, facts: Facts) -> Iterable[Finding]:
                 subject=prefix,
                 number=_about(total.idle, facts),
                 unit="keys",
-                because=f"{seen} not used for {format_span(rules.find.idle)}",
+                because=f"{seen} not used for {format_span(rules.find.idle)}"
+                + _such_as(facts, "idle", prefix),
                 remedy="shorten their TTL, or set act: {idle: on}",
             )
 
