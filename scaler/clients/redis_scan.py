@@ -212,6 +212,11 @@ class CacheServer:
             raise ConfigError(f"the address of the cache cannot be used; {remedy}") from None
         self._reader = "EVAL_RO"
 
+    @property
+    def cannot_write(self) -> bool:
+        """Whether the server itself keeps looking from writing; known after the first look."""
+        return self._reader == "EVAL_RO"
+
     async def info(self) -> Mapping[str, Any]:
         """INFO, and `keys` and `expires` of the database that is looked into."""
         answer: dict[str, Any] = await self._do("INFO")

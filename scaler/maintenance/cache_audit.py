@@ -64,6 +64,7 @@ class Outcome:
     server: Server
     plan: Plan
     keys_seen: int
+    keys_inside: int = 0  # of those, in one of the prefixes
     seconds: float
     busy_s: float  # of that the server worked for us, at most
     whole: bool
@@ -99,6 +100,7 @@ class CacheAudit:
         self._points: deque[Point] = deque(maxlen=MOST_POINTS)
         self._sampled = 0  # where the next sample begins
         self._left: Lap | None = None  # a whole lap that was stopped
+        self._last = Lap()  # the last one that was walked to its end
         self._left_of = ""  # the run of the server that it walks over
         self._changed = 0
 
@@ -131,13 +133,17 @@ class CacheAudit:
         outcome = await self._look(lap, None)
         if outcome.stopped:
             return outcome
-        self._left = None
-        if not act:
+        self._left, self._last = None, lap
+        return await self.carry_out(await self.confirmed(outcome)) if act else outcome
+
+    async def confirmed(self, outcome: Outcome) -> Outcome:
+        """The outcome of a dry run, its plan complete: versions that must be seen to be dead
+        twice before they may be removed have been. That can take half a minute.
+        """
+        if not self._must_look_again(outcome.plan):
             return outcome
-        if self._must_look_again(outcome.plan):
-            await self._confirm()
-            outcome = replace(outcome, plan=self._plan(lap, outcome.server))
-        return await self._act(outcome) if outcome.plan.actions else outcome
+        await self._confirm()
+        return replace(outcome, plan=self._plan(self._last, outcome.server))
 
     async def observe(self) -> Server:
         """The server's own numbers, now."""
@@ -156,7 +162,7 @@ class CacheAudit:
             big_bytes=round(self.rules.find.big),
         )
         pace = await self._pace()
-        start = lap.seen
+        start, outside = lap.seen, lap.outside
 
         async def take(chunk: Chunk) -> str:
             lap.add(chunk, self.rules.prefixes)
@@ -172,6 +178,7 @@ class CacheAudit:
             server=first,
             plan=self._plan(lap, first),
             keys_seen=lap.seen - start,
+            keys_inside=lap.seen - start - (lap.outside - outside),
             seconds=(self._clock.monotonic() - begun).total_seconds(),
             busy_s=pace.busy.total_seconds(),
             whole=lap.whole,
@@ -262,8 +269,14 @@ class CacheAudit:
         await self._clock.sleep(max(wait, timedelta()))
         await self._read_rolls()
 
-    async def _act(self, outcome: Outcome) -> Outcome:
-        """A second walk that changes what the plan says, each key only if it is still so."""
+    async def carry_out(self, outcome: Outcome) -> Outcome:
+        """A second walk that changes what the plan says, each key only if it is still so.
+
+        Raises:
+            ScalerError: the server does not answer, or refuses; what is done is done.
+        """
+        if not outcome.plan.actions:
+            return outcome
         begun = self._clock.monotonic()
         pace = await self._pace()
         acting = Acting(self.rules, outcome.plan, self._server, self._clock, self._may_act)
