@@ -5,7 +5,6 @@ nothing in it raises.
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -110,4 +109,4 @@ def _number(numbers: Mapping[str, Any], name: str) -> float:
     value = numbers.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0.0
-    return float(value) if math.isfinite(value) and 0 <= value <= LARGEST else 0.0
+    return float(value) if 0 <= value <= LARGEST else 0.0  # NaN is in no range
