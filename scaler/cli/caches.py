@@ -17,8 +17,8 @@ from scaler.errors import Refused, ScalerError
 from scaler.maintenance.cache_audit import CacheAudit, Outcome, Progress
 from scaler.maintenance.cache_facts import Facts, Server
 from scaler.maintenance.cache_plan import Action, Plan, SetTtl, plan_cache
+from scaler.maintenance.cache_reports import Statistics, add_up
 from scaler.maintenance.cache_rules import Cache
-from scaler.maintenance.cache_stats import Statistics, add_up
 
 T = TypeVar("T")
 WRITES: Final = ("unlink", "pexpire", "del", "set", "expire", "flushdb", "flushall")

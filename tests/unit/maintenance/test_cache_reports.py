@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaler.maintenance.cache_stats import FunctionStats, add_up
+from scaler.maintenance.cache_reports import FunctionStats, add_up
 
 QUOTE = {
     "hits_local": 6, "hits_shared": 2, "stale": 1, "misses": 1, "errors": 0, "saved_s": 1.5,
