@@ -13,8 +13,10 @@ from redis import Redis
 from scaler.clients.redis_scan import CacheServer, Question
 from scaler.clock import SystemClock
 from scaler.errors import Forbidden, Unavailable
+from scaler.maintenance.cache import CacheManager
 from scaler.maintenance.cache_audit import CacheAudit, Outcome
 from scaler.maintenance.cache_plan import Found
+from scaler.maintenance.cache_reports import add_up
 from tests.integration.caches import ALIVE, DEAD, HastyClock, plant, rules
 from tests.integration.redises import RedisServer, insist_on_redis
 
@@ -375,3 +377,28 @@ async def test_without_eval_ro_it_is_done_with_eval(client: Any, redis: RedisSer
     outcome = await CacheAudit(rules(redis.url), server, SystemClock()).run()
     assert outcome.keys_seen == planted.keys + 3
     await server.aclose()
+
+
+async def test_what_an_application_keeps_is_known_for_what_it_is(
+    client: Any, redis: RedisServer, server: CacheServer
+) -> None:
+    manager = CacheManager(redis.url, namespace="ledger")
+
+    @manager.cached(ttl=timedelta(minutes=5), tags=("EU",))
+    async def quote(symbol: str) -> str:
+        return symbol
+
+    for symbol in ("A", "B", "C"):
+        await quote(symbol)
+    await manager.set("by hand", 1, ttl=timedelta(minutes=5))
+    await manager.publish()
+    await manager.aclose()
+    (living,) = await server.roll("ledger:")
+    client.hset("ledger:versions", "quote.00000000", time.time() - 7_200)
+    client.set("ledger:{quote.00000000:A}", "old", ex=60)
+    outcome = await CacheAudit(rules(redis.url, act=ALL), server, HastyClock()).run(act=True)
+    assert [(d.keys, d.names) for d in outcome.done] == [(1, ("ledger:{quote.00000000:A}",))]
+    assert len(names(client, f"ledger:{{{living}:*}}")) == 3
+    stats = add_up(await server.stats("ledger:"))
+    (function,) = stats.functions.values()
+    assert (function.misses, stats.unreadable) == (3, 0)
