@@ -178,7 +178,11 @@ async def test_keys_are_changed_only_if_they_are_still_what_the_plan_says(
     client.get(used)
     idle = await server.remove_idle("ledger:", [used], idle=hour, most_bytes=10**9)
     assert idle.keys == ()
-    assert not (await server.set_ttl("other:", [dead], hour)).keys
+    client.set("other:1", "x")
+    assert not (await server.set_ttl("ledger:", [b"other:1"], hour)).keys
+    nothing = timedelta()
+    outside = await server.remove_idle("ledger:", [b"other:1"], idle=nothing, most_bytes=10**9)
+    assert outside.keys == ()
     client.expire(dead, 50)
     assert not (await server.set_ttl("ledger:", [dead], hour)).keys
     assert client.ttl(dead) <= 50
