@@ -310,25 +310,31 @@ async def test_expired_keys_that_pile_up_end_a_lap(
     assert not outcome.whole
 
 
-def user(redis: RedisServer, client: Any, *rules_: str) -> str:
-    client.execute_command("ACL", "SETUSER", "hygiene", "reset", "on", ">sesame", *rules_)
-    return f"unix://hygiene:sesame@{redis.socket}"
+@pytest.fixture
+def guarded() -> Iterator[RedisServer]:
+    """A Redis that has the user of the example, switched on as the document says."""
+    insist_on_redis()
+    server = RedisServer()
+    server.start("--maxmemory", "1gb", "--aclfile", str(Path("deploy/redis/hygiene.acl").resolve()))
+    server.ask("ACL", "SETUSER", "scaler-hygiene", "on", ">sesame")
+    yield server
+    server.stop()
 
 
-def example() -> list[str]:
-    """The rights in deploy/redis/hygiene.acl, as ACL SETUSER takes them."""
-    lines = Path("deploy/redis/hygiene.acl").read_text().splitlines()
-    (line,) = [text for text in lines if text.startswith("user ")]
-    words = line.split()[2:]
-    return [word for word in words if not word.startswith((">", "#"))]
+def limited_url(server: RedisServer, *rights: str) -> str:
+    """The address of that user, after a change of its rights."""
+    if rights:
+        assert server.ask("ACL", "SETUSER", "scaler-hygiene", *rights).strip() == "OK"
+    return f"unix://scaler-hygiene:sesame@{server.socket}"
 
 
 async def test_the_user_of_the_example_can_do_all_of_it_and_no_more(
-    client: Any, redis: RedisServer
+    guarded: RedisServer,
 ) -> None:
+    client = Redis.from_url(guarded.url)
     planted = plant(client, KEYS // 5, time.time())
     client.set("other:1", "x")
-    url = user(redis, client, *example())
+    url = limited_url(guarded)
     server = CacheServer(url)
     client.config_resetstat()
     dry = await CacheAudit(rules(url, act=ALL), server, HastyClock()).run()
@@ -346,6 +352,7 @@ async def test_the_user_of_the_example_can_do_all_of_it_and_no_more(
         with pytest.raises(Exception, match=r"(?i)no permission|NOPERM|not allowed"):
             limited.execute_command(*words)
     limited.close()
+    client.close()
 
 
 @pytest.mark.parametrize(
@@ -357,28 +364,43 @@ async def test_the_user_of_the_example_can_do_all_of_it_and_no_more(
     ],
 )
 async def test_a_right_that_is_missing_is_named(
-    client: Any, redis: RedisServer, without: str, says: str
+    guarded: RedisServer, without: str, says: str
 ) -> None:
+    client = Redis.from_url(guarded.url)
     plant(client, 100, time.time())
-    server = CacheServer(user(redis, client, *example(), without))
+    client.close()
+    server = CacheServer(limited_url(guarded, without))
     with pytest.raises(Forbidden, match=says) as refused:
-        await CacheAudit(rules(redis.url), server, SystemClock()).run()
+        await CacheAudit(rules(guarded.url), server, SystemClock()).run()
     assert "sesame" not in str(refused.value)
     await server.aclose()
 
 
-async def test_without_the_slow_log_that_is_said(client: Any, redis: RedisServer) -> None:
+async def test_without_the_slow_log_that_is_said(guarded: RedisServer) -> None:
+    client = Redis.from_url(guarded.url)
     plant(client, 100, time.time())
-    server = CacheServer(user(redis, client, *example(), "-slowlog"))
-    outcome = await CacheAudit(rules(redis.url), server, SystemClock()).run()
+    client.close()
+    server = CacheServer(limited_url(guarded, "-slowlog"))
+    outcome = await CacheAudit(rules(guarded.url), server, SystemClock()).run()
     assert outcome.plan.unknown == ("slow commands: SLOWLOG is denied",)
     await server.aclose()
 
 
-async def test_without_eval_ro_it_is_done_with_eval(client: Any, redis: RedisServer) -> None:
+@pytest.mark.parametrize(
+    "without",
+    [
+        pytest.param(("-eval_ro",), id="done with EVAL"),
+        pytest.param(("-eval", "-unlink", "-pexpire"), id="nothing could be written"),
+    ],
+)
+async def test_fewer_rights_are_enough_to_look(
+    guarded: RedisServer, without: tuple[str, ...]
+) -> None:
+    client = Redis.from_url(guarded.url)
     planted = plant(client, 100, time.time())
-    server = CacheServer(user(redis, client, *example(), "-eval_ro"))
-    outcome = await CacheAudit(rules(redis.url), server, SystemClock()).run()
+    client.close()
+    server = CacheServer(limited_url(guarded, *without))
+    outcome = await CacheAudit(rules(guarded.url), server, SystemClock()).run()
     assert outcome.keys_seen == planted.keys + 3
     await server.aclose()
 
