@@ -14,7 +14,7 @@ from scaler.clients import commands
 from scaler.clients.postgres import Handle, Part, Postgres, name, phrase
 from scaler.clock import Clock
 from scaler.errors import PermanentError, Unavailable
-from scaler.maintenance import partition_plan, partition_ranges, partition_sql
+from scaler.maintenance import partition_plan, partition_ranges, partition_sql, partition_words
 from scaler.maintenance.partition_facts import Detached, Facts, Mark, Partition, mark_in
 from scaler.maintenance.partition_plan import (
     Archive,
@@ -92,7 +92,7 @@ class Keeper:
                 async with self.transaction() as handle:
                     await handle.execute(partition_sql.dropped((table.schema, table.name)))
             case other:
-                raise PermanentError(f"{partition_plan.described(other)} is not done here")
+                raise PermanentError(f"{partition_words.described(other)} is not done here")
 
     @asynccontextmanager
     async def transaction(self, statement: timedelta = PATIENCE) -> AsyncIterator[Handle]:

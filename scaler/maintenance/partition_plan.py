@@ -144,6 +144,17 @@ def key_kind(rules: PartitionSet, facts: Facts) -> "KeyKind | Finding":
     return Finding(Level.ALARM, text)
 
 
+def grants(facts: Facts) -> Iterator[str]:
+    """The statements that would give us what we lack; owning the table is all that it takes."""
+    if not facts.owner:
+        return
+    if not facts.owned:
+        yield f'GRANT "{facts.owner}" TO "{facts.user}";'
+    if not facts.may_create:
+        schema = facts.table.partition(".")[0]
+        yield f'GRANT USAGE, CREATE ON SCHEMA "{schema}" TO "{facts.owner}";'
+
+
 def astray_limit(rules: PartitionSet, now: datetime) -> tuple[datetime, datetime]:
     """Between which moments rows of the DEFAULT partition get partitions of their own.
 
@@ -452,36 +463,3 @@ class _Planner:
 def _finite(edge: int) -> bool:
     """Whether a bound is one of the calendar; infinities lie next to the two ends."""
     return partition_ranges.LOWEST + 9 < edge < partition_ranges.HIGHEST - 9
-
-
-def lines(one: Plan) -> Iterator[str]:
-    """The plan for people, a line for each step and finding."""
-    for step in one.steps:
-        yield f"{one.table}: {described(step)} ({step.because})"
-    for step, why in one.later:
-        yield f"{one.table}: later: {described(step)} ({step.because}; waits: {why})"
-    for finding in one.findings:
-        yield f"{finding.level}: {finding.text}"
-
-
-def described(step: Step) -> str:
-    match step:
-        case Create():
-            return f"create {step.name}"
-        case CreateDefault():
-            return f"create {step.name} as its DEFAULT partition"
-        case Retire():
-            way = "concurrently" if step.concurrently else "under a short lock"
-            return f"detach {step.partition.name} {way}"
-        case Finalize():
-            return f"finish detaching {step.partition.name}"
-        case Confirm():
-            return f"note that {step.table.name} is detached"
-        case Archive():
-            return f"archive {step.table.name}"
-        case Drop():
-            return f"drop {step.table.name}"
-        case Drain():
-            return f"move {step.rows} rows out of {step.default.name}"
-        case _:
-            return type(step).__name__.lower()

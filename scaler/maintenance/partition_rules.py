@@ -279,6 +279,8 @@ class Database(Model):
     """The environment variable that holds the address, in place of `dsn`."""
     every: Span = timedelta(minutes=5)
     """Time between two looks of the daemon."""
+    wait_for: tuple[str, ...] = ()
+    """Policies: while one of them is being scaled or is overloaded, heavy steps wait."""
     partitions: Annotated[tuple[PartitionSet, ...], Field(max_length=MOST_SETS)]
     """The tables."""
 

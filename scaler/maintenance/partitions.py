@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from scaler.clients.postgres import Postgres
 from scaler.clock import Clock
 from scaler.errors import Busy, ScalerError, Unavailable
-from scaler.maintenance import partition_catalog, partition_drain, partition_plan
+from scaler.maintenance import partition_catalog, partition_drain, partition_plan, partition_words
 from scaler.maintenance.partition_facts import Facts
 from scaler.maintenance.partition_keeper import Keeper
 from scaler.maintenance.partition_plan import Create, Drain, Finding, Level, Plan, Step
@@ -111,6 +111,20 @@ class DatabasePartitioner:
             return Report(database=self.rules.name, outcomes=outcomes, notes=self._notes)
         finally:
             await self._database.aclose()  # the lock goes with the session
+
+    async def verify(self) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
+        """The plans, and the statements that would grant what we lack.
+
+        Raises:
+            ScalerError: the database does not answer.
+        """
+        try:
+            await self._begin(None)
+            found = await self._look(self.rules.partitions)
+            grants = (grant for _, facts in found for grant in partition_plan.grants(facts))
+            return tuple(plan for plan, _ in found), tuple(dict.fromkeys(grants))
+        finally:
+            await self._database.aclose()
 
     async def aclose(self) -> None:
         await self._database.aclose()
@@ -211,7 +225,7 @@ class DatabasePartitioner:
             for batch in _batches(plan.steps):
                 self._insist()
                 await self._patiently(partial(_take, keeper, batch), tries)
-                done += [partition_plan.described(step) for step in batch]
+                done += [partition_words.described(step) for step in batch]
         except Busy as error:
             return Outcome(
                 table=rules.table, plan=plan, done=tuple(done), failed=str(error), busy=True
