@@ -3,7 +3,7 @@
 Statements commit by themselves, which DETACH ... CONCURRENTLY and CREATE INDEX CONCURRENTLY insist
 on; `transaction` is for what belongs together. Names reach a statement through `name` and values
 through `value` or parameters, never by formatting text. Works behind a pooler as far as one can:
-nothing is prepared, and `pooled` says that somebody stands in between.
+nothing is prepared, and `backend` shows when somebody stands in between.
 """
 
 import asyncio
@@ -28,7 +28,8 @@ from scaler.errors import (
 )
 
 Statement = str | sql.SQL | sql.Composed
-Clause = sql.Composable  # a part of a statement
+Part = sql.Composable
+Query = sql.Composed
 Row = tuple[Any, ...]
 
 PATIENCE: Final = timedelta(seconds=5)  # for a connection
@@ -69,22 +70,22 @@ REFUSALS: Final[tuple[tuple[str, type[ScalerError]], ...]] = (
 )
 
 
-def name(*parts: str) -> sql.Composable:
+def name(*parts: str) -> Part:
     """An identifier, quoted: `name("public", "transactions")`."""
     return sql.Identifier(*parts)
 
 
-def value(plain: Any) -> sql.Composable:
+def value(plain: Any) -> Part:
     """A literal, quoted; for statements that take no parameters, such as DDL."""
     return sql.Literal(plain)
 
 
-def phrase(text: LiteralString, *parts: sql.Composable, **named: sql.Composable) -> sql.Composed:
+def phrase(text: LiteralString, *parts: Part, **named: Part) -> Query:
     """A statement or a part of one, with `{}` and `{name}` filled in."""
     return sql.SQL(text).format(*parts, **named)
 
 
-def listed(parts: Sequence[sql.Composable], between: LiteralString = ", ") -> sql.Composed:
+def listed(parts: Sequence[Part], between: LiteralString = ", ") -> Query:
     return sql.SQL(between).join(parts)
 
 
@@ -193,7 +194,7 @@ class Postgres:
         try:
             return await handle.execute(statement, params, deadline=deadline)
         finally:
-            if self._connection is not None and not self._connection.closed:
+            if self.connected:
                 await handle.execute("RESET lock_timeout")
 
     @asynccontextmanager
@@ -220,21 +221,24 @@ class Postgres:
                 yield handle
 
     @property
+    def connected(self) -> bool:
+        """Whether there is a connection, as far as is known without asking."""
+        return self._connection is not None and not self._connection.closed
+
+    @property
     def backend(self) -> int:
         """The process that serves us, as whoever we connected to said; 0 without a connection.
 
         A pooler says something of its own here, `pg_backend_pid()` tells the truth.
         """
-        connected = self._connection is not None and not self._connection.closed
-        return self._connection.info.backend_pid if connected and self._connection else 0
+        return self._connection.info.backend_pid if self._connection and self.connected else 0
 
     @property
     def version(self) -> int:
         """Of the server, as in 15; 0 without a connection."""
-        connected = self._connection is not None and not self._connection.closed
-        return (
-            self._connection.info.server_version // 10000 if connected and self._connection else 0
-        )
+        if self._connection is None or not self.connected:
+            return 0
+        return self._connection.info.server_version // 10000
 
     async def _handle(self) -> Handle:
         if self._connection is None or self._connection.closed:

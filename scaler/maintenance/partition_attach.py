@@ -13,7 +13,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import Final
 
-from scaler.clients.postgres import Clause, Statement, given, listed, name, phrase, value
+from scaler.clients.postgres import Part, Statement, given, listed, name, phrase, value
 from scaler.maintenance.partition_ranges import (
     Key,
     KeyKind,
@@ -120,7 +120,7 @@ def shape(wish: PartitionSet, kind: KeyKind, facts: Facts, span: Span, now: date
     )
 
 
-def within(key: str, lower: str | None, upper: str) -> Clause:
+def within(key: str, lower: str | None, upper: str) -> Part:
     """The condition that holds for every row of a range."""
     column = name(key)
     below = phrase("{k} IS NOT NULL AND {k} < {u}", k=column, u=value(upper))
@@ -131,20 +131,20 @@ def within(key: str, lower: str | None, upper: str) -> Clause:
     )
 
 
-def bounded(lower: str | None, upper: str) -> Clause:
+def bounded(lower: str | None, upper: str) -> Part:
     """FOR VALUES ..."""
     begin = phrase("MINVALUE") if lower is None else value(lower)
     return phrase("FOR VALUES FROM ({}) TO ({})", begin, value(upper))
 
 
-def with_options(facts: Facts) -> Clause:
+def with_options(facts: Facts) -> Part:
     """The storage options of the old table; the partitioned one cannot have any."""
     if not facts.options:
         return phrase("")
     return phrase(" WITH ({})", listed([given(option) for option in facts.options]))
 
 
-def columns(names: tuple[str, ...]) -> Clause:
+def columns(names: tuple[str, ...]) -> Part:
     return listed([name(one) for one in names])
 
 
@@ -270,7 +270,7 @@ def _promises(facts: Facts, form: Shape) -> Iterator[Statement]:
         )  # fmt: skip
 
 
-def over_all(index: Index, table: Clause, named: str) -> Statement:
+def over_all(index: Index, table: Part, named: str) -> Statement:
     """The same index on another table."""
     if index.promise:
         return phrase(
@@ -282,7 +282,7 @@ def over_all(index: Index, table: Clause, named: str) -> Statement:
     )
 
 
-def _belongings(facts: Facts, new: Clause) -> Iterator[Statement]:
+def _belongings(facts: Facts, new: Part) -> Iterator[Statement]:
     """Owner, privileges, comment and row security."""
     yield phrase("ALTER TABLE {} OWNER TO {}", new, name(facts.owner))
     for grant in facts.grants:
@@ -440,12 +440,12 @@ def _replaced(view: View) -> Statement:
     )
 
 
-def _without_triggers(facts: Facts, table: Clause) -> Iterator[Statement]:
+def _without_triggers(facts: Facts, table: Part) -> Iterator[Statement]:
     for trigger in facts.triggers:
         yield phrase("DROP TRIGGER {} ON {}", name(trigger.name), table)
 
 
-def _owned(facts: Facts, table: Clause) -> Iterator[Statement]:
+def _owned(facts: Facts, table: Part) -> Iterator[Statement]:
     """Sequences of serial columns count on, and go with the table that is used."""
     for counter in facts.sequences:
         if not counter.identity:
@@ -469,7 +469,7 @@ def _identity(facts: Facts, table: str, counter: Counter, sequence: str) -> Stat
     )
 
 
-def _counted_on(schema: str, table: str, counter: Counter, before: Clause) -> Statement:
+def _counted_on(schema: str, table: str, counter: Counter, before: Part) -> Statement:
     """The sequence of the identity of `table` goes on where `before` is."""
     return phrase(
         "SELECT setval(pg_get_serial_sequence({}, {}), last_value, is_called) FROM {}",

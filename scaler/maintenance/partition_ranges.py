@@ -396,6 +396,12 @@ def bounds_of(key: Key, expression: str) -> Bounds | None:
     return Bounds(*(key.parse(found[edge].strip("'")) for edge in ("lower", "upper")))
 
 
+def edges_of(expression: str) -> tuple[str, str]:
+    """Where a range begins and ends, in the words of the catalogue; empty for DEFAULT."""
+    found = _BOUND.fullmatch(expression)
+    return (found["lower"].strip("'"), found["upper"].strip("'")) if found else ("", "")
+
+
 def uncovered(wanted: Bounds, covered: Sequence[Bounds]) -> tuple[Bounds, ...]:
     """The parts of `wanted` that no other bounds cover, in order."""
     parts = []

@@ -112,7 +112,12 @@ def _parse_factor(written: object) -> float:
 
 def _parse_rate(written: object) -> float:
     """`20MB` or `20MB/s`, in bytes a second."""
-    return parse_quantity(written.removesuffix("/s") if isinstance(written, str) else written)
+    if isinstance(written, float):
+        return written
+    text = str(written).strip().removesuffix("/s")
+    if text.replace(".", "", 1).isdigit():
+        raise ValueError(f"{text} has no unit; write {text}MB or {text}kB")
+    return parse_quantity(text)
 
 
 def _text(value: object) -> str | None:
@@ -274,7 +279,9 @@ class Database(Model):
     """The environment variable that holds the address, in place of `dsn`."""
     every: Span = timedelta(minutes=5)
     """Time between two looks of the daemon."""
-    partitions: Annotated[tuple[PartitionSet, ...], Field(min_length=1, max_length=MOST_SETS)]
+    wait_for: tuple[str, ...] = ()
+    """Policies: while one of them is being scaled or is overloaded, heavy steps wait."""
+    partitions: Annotated[tuple[PartitionSet, ...], Field(max_length=MOST_SETS)]
     """The tables."""
 
     @field_validator("dsn", mode="before")
@@ -292,6 +299,8 @@ class Database(Model):
     @field_validator("partitions")
     @classmethod
     def _are_different(cls, sets: tuple[PartitionSet, ...]) -> tuple[PartitionSet, ...]:
+        if not sets:
+            raise ValueError("is empty; write a list of tables, each with by: and every:")
         seen: set[str] = set()
         for number, one in enumerate(sets):
             if one.table in seen:

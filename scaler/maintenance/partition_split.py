@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from scaler.clients.postgres import Clause, Statement, given, listed, name, phrase, value
+from scaler.clients.postgres import Part, Statement, given, listed, name, phrase, value
 from scaler.maintenance.partition_attach import (
     Piece,
     Shape,
@@ -125,25 +125,25 @@ def in_step(facts: Facts, form: Shape) -> Step:
     )  # fmt: skip
 
 
-def _function(facts: Facts) -> Clause:
+def _function(facts: Facts) -> Part:
     return name("scaler", f"sync_{facts.oid}")
 
 
-def _again(facts: Facts) -> Clause:
+def _again(facts: Facts) -> Part:
     return name("scaler", f"again_{facts.oid}")
 
 
-def _fields(row: str, names: tuple[str, ...]) -> Clause:
+def _fields(row: str, names: tuple[str, ...]) -> Part:
     return listed([phrase("{}.{}", given(row), name(one)) for one in names])
 
 
-def _same(left: Clause, right: Clause, names: tuple[str, ...]) -> Clause:
+def _same(left: Part, right: Part, names: tuple[str, ...]) -> Part:
     return listed(
         [phrase("{}.{} = {}.{}", left, name(one), right, name(one)) for one in names], " AND "
     )
 
 
-def _routed(facts: Facts, form: Shape, row: str) -> Clause:
+def _routed(facts: Facts, form: Shape, row: str) -> Part:
     """IF ... ELSIF ... by the key: one statement for the range that the row is in."""
     found = []
     for number, piece in enumerate(form.pieces):
@@ -164,7 +164,7 @@ def _routed(facts: Facts, form: Shape, row: str) -> Clause:
     return phrase("{} END IF;", listed(found, " "))
 
 
-def places(facts: Facts, form: Shape, begin: int, end: int) -> Clause:
+def places(facts: Facts, form: Shape, begin: int, end: int) -> Part:
     """The rows of the old table in the pages from `begin` on and before `end`."""
     return phrase(
         "ONLY {} h WHERE h.ctid >= {}::tid AND h.ctid < {}::tid",
@@ -246,7 +246,7 @@ def copy_again(facts: Facts, form: Shape, most: int | None) -> tuple[Statement, 
     return tuple(statements)
 
 
-def _of(row: Clause, key: str, piece: Piece) -> Clause:
+def _of(row: Part, key: str, piece: Piece) -> Part:
     below = phrase("{}.{} < {}", row, name(key), value(piece.upper))
     if piece.lower is None:
         return below

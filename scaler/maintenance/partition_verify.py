@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from scaler.clients.postgres import Clause, Row, Statement, given, listed, name, phrase, value
+from scaler.clients.postgres import Part, Row, Statement, given, listed, name, phrase, value
 from scaler.maintenance.partition_attach import Piece, Shape
 from scaler.maintenance.partition_table import Facts
 
@@ -62,7 +62,7 @@ def comparison(facts: Facts, form: Shape, pieces: Sequence[Piece]) -> Statement:
     return listed([old, *copies], " UNION ALL ")
 
 
-def _hash(facts: Facts) -> Clause:
+def _hash(facts: Facts) -> Part:
     fields = listed([phrase("x.{}", name(column.name)) for column in facts.columns])
     return phrase("hashtextextended(ROW({})::text, 0)::numeric", fields)
 
