@@ -54,7 +54,7 @@ async def _convert(found: Found, action: str, until: Stage, form: str, *, yes: b
     server = Postgres(database.address(), name="scaler convert")
     try:
         watch = Watch(free_bytes=await _disk(server))
-        conversion = Conversion(server, wish, ears=Ears(told=_told), watch=watch)
+        conversion = Conversion(server, wish, ears=Ears(told=_Voice().told), watch=watch)
         if action == "sql":
             click.echo(await conversion.script())
             return 0
@@ -97,7 +97,20 @@ def _ask(question: str, *, yes: bool) -> None:
         raise Refused("nothing was done; say yes, or give --yes")
 
 
-def _told(progress: Progress) -> None:
+class _Voice:
+    """Progress on stderr: a line for each step, and one for each hundredth of the copy."""
+
+    def __init__(self) -> None:
+        self._said: tuple[str, int | None] = ("", None)
+
+    def told(self, progress: Progress) -> None:
+        hundredth = None if progress.share is None else int(progress.share * 100)
+        if hundredth is None or (progress.step, hundredth) != self._said:
+            self._said = (progress.step, hundredth)
+            _say(progress)
+
+
+def _say(progress: Progress) -> None:
     parts = [f"{progress.step}: {progress.message}"]
     if progress.share is not None:
         parts.append(f"{progress.share:.0%}")
@@ -140,6 +153,6 @@ async def _disk(server: Postgres) -> Any:
     except ScalerError:
         return lambda: None
     folder, here = rows[0]
-    if not folder or not here or not os.access(folder, os.R_OK):
+    if not folder or not here or not os.access(folder, os.F_OK):
         return lambda: None
     return lambda: shutil.disk_usage(folder).free
