@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from scaler.clients.postgres import Handle, Row, name, phrase, value
-from scaler.errors import Busy, PermanentError, Refused, Unavailable
+from scaler.errors import PermanentError, Refused, Unavailable
 from scaler.maintenance import partition_notes as notes
 from scaler.maintenance import partition_split as split
 from scaler.maintenance import partition_verify as verify
@@ -19,7 +19,8 @@ from scaler.maintenance.partition_split import Strain
 from scaler.maintenance.partition_steps import Hands, Progress
 
 TRIES: Final = 5  # to compare a range, while rows are copied again
-MOST_ROUNDS: Final = 1000  # of MOST_AGAIN rows that are copied again
+MOST_ROUNDS: Final = 50  # of MOST_AGAIN rows that are copied again
+FEW: Final = 200  # rows that may be left while others are added
 LONGEST_WAIT: Final = timedelta(hours=12)  # between two batches
 NEST: Final = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 
@@ -62,7 +63,10 @@ class Copy:
         for step in (*split.aside(facts, form), split.in_step(facts, form)):
             if step.name not in self._known.steps:
                 await self._hands.step(step, table=self._old)
-        await self._batches()
+        if "settled" not in self._known.steps:
+            await self._batches()
+            await self._copy_again(FEW)
+            await self._hands.step(split.settled(facts, form), table=None)
         for piece in form.pieces:
             await self._hands.do(
                 self._database,
@@ -122,6 +126,8 @@ class Copy:
                 )
             )
             await self._breathe(took, written)
+            if (await self._database.fetch(split.left_again(self._facts)))[0][0] > FEW:
+                await self._copy_again(FEW)
 
     async def _batch(self, at: dict[str, Any], end: int) -> dict[str, Any]:
         """Copy the pages up to `end`; answers with the place that was noted."""
@@ -130,8 +136,7 @@ class Copy:
 
         async def work(handle: Handle) -> None:
             await handle.execute(NEST)
-            places = await handle.fetch(split.lock_rows(facts, form, begin, end))
-            self._hands.ears.after("locked rows")
+            places = await handle.fetch(split.ranges_in(facts, form, begin, end))
             file = await handle.fetch(
                 phrase("SELECT pg_relation_filenode({})::bigint", _regclass(*self._old))
             )
@@ -139,11 +144,12 @@ class Copy:
             if at["file"] not in {0, file[0][0]}:  # rewritten: rows are in other places now
                 after.update(block=0, of=await self._pages(handle), rows=0)
             else:
-                for place, _ in places:
+                rows = at["rows"]
+                for (place,) in places:
                     piece = form.pieces[place]
                     statement = split.copy_rows(facts, form, piece, begin, end)
-                    await self._hands.do(handle, statement)
-                after.update(rows=at["rows"] + sum(count for _, count in places))
+                    rows += await self._hands.do(handle, statement)
+                after.update(rows=rows)
             await notes.done(handle, self._wish.table, "copy", after)
 
         await self._hands.briefly("copy", work, table=None)
@@ -238,7 +244,8 @@ class Copy:
             )
             self._hands.ears.after(f"compared {one.piece}")
 
-    async def _copy_again(self) -> None:
+    async def _copy_again(self, few: int = 0) -> None:
+        """Until no more than `few` rows are left; the swap does what comes after."""
         facts, form = self._facts, self._form
 
         async def work(handle: Handle) -> None:
@@ -246,13 +253,9 @@ class Copy:
                 await self._hands.do(handle, statement)
 
         for _ in range(MOST_ROUNDS):
-            if not (await self._database.fetch(split.left_again(facts)))[0][0]:
+            if (await self._database.fetch(split.left_again(facts)))[0][0] <= few:
                 return
             await self._hands.briefly("copy again", work, table=None)
-        raise Busy(
-            "writers above READ COMMITTED change rows quicker than they are copied; run it again "
-            "at a quieter time"
-        )
 
     async def _keys(self) -> None:
         """A primary key of its own for each partition that was made since."""

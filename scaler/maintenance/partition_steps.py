@@ -28,6 +28,7 @@ MOST_CUT: Final = 4  # times that a statement under a lock took too long
 WORSE: Final = 2.0  # times as expensive: such a plan stops the swap
 SMALL: Final = 100.0  # of the planner's units, about a millisecond: empty partitions cost as much
 CANCELLED: Final = "57014"  # statement_timeout
+TWICE: Final = "23505"  # somebody wrote the same row meanwhile; it is seen the next time
 SETTINGS: Final = (
     "SET TimeZone = 'UTC'",
     "SET DateStyle = 'ISO, YMD'",
@@ -137,14 +138,15 @@ class Hands:
 
     async def do(self, handle: Handle | Postgres, statement: Statement, **more: Any) -> int:
         done = await handle.execute(statement, **more)
-        self.ears.after(written(statement))
+        if self.ears.after is not _nothing:
+            self.ears.after(written(statement))
         return done
 
     async def step(
         self,
         step: Step,
         *,
-        table: tuple[str, str],
+        table: tuple[str, str] | None,
         reaches: notes.Stage | None = None,
         afresh: bool = False,
     ) -> None:
@@ -206,10 +208,11 @@ class Hands:
                     lock_wait=locks.wait, statement=statement
                 ) as handle:
                     await work(handle)
-            except (Busy, Unavailable) as error:
-                cut += not isinstance(error, Busy)
-                if cut and sqlstate(error) != CANCELLED:
+            except (Busy, Unavailable, PermanentError) as error:
+                state = sqlstate(error)
+                if not isinstance(error, Busy) and state not in {CANCELLED, TWICE}:
                     raise
+                cut += state == CANCELLED
                 if cut > MOST_CUT:
                     raise PermanentError(
                         f"{doing}: a statement takes longer than {_ms(locks.max_block)} each time; "
