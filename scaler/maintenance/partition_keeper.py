@@ -165,10 +165,13 @@ class Keeper:
                 await handle.execute(partition_sql.detached(self.parent, place))
             return
         await self._remember(place, mark, old.comment)
-        if await self._pending(place):  # an earlier attempt of this step got half way
-            await self._alone(partition_sql.finalized(self.parent, place))
-        else:
+        try:
             await self._alone(partition_sql.detached_concurrently(self.parent, place))
+        except PermanentError:
+            if not await self._pending(place):
+                raise
+            # an earlier attempt of this step got half way
+            await self._alone(partition_sql.finalized(self.parent, place))
         await self._remember(place, mark.but(detached=self._clock.now()), old.comment)
 
     async def _pending(self, place: Place) -> bool:

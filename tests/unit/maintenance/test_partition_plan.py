@@ -307,6 +307,13 @@ def test_what_is_no_mark(comment: str | None) -> None:
     assert mark_in(comment) is None
 
 
+@pytest.mark.parametrize(("second", "retired"), [(0, 1), (-1, 0)])
+def test_a_partition_goes_at_the_very_moment(second: int, retired: int) -> None:
+    may = datetime(2026, 5, 1, tzinfo=UTC) + timedelta(seconds=second)
+    steps = partition_plan.plan(rules(**KEPT), facts(*months(1, 8)), may).steps
+    assert len(steps) == retired
+
+
 def test_drop_is_heavy() -> None:
     made = partition_plan.plan(rules(**GRACE), facts(*READY, detached=(gone(),)), NOW)
     assert isinstance(made.steps[0], Drop)
