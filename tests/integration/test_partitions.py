@@ -11,7 +11,7 @@ import pytest
 
 from scaler.clients.postgres import Postgres
 from scaler.errors import Unavailable
-from tests.integration.ledgers import NOW, Books, counting, rules
+from tests.integration.ledgers import NOW, Books, Clock, counting, rules
 from tests.integration.postgreses import PostgresServer, insist_on_postgres
 
 numbers = count()
@@ -150,6 +150,32 @@ async def test_rows_of_the_default_partition_move_where_they_belong(books: Books
     await books.clock.advance(timedelta(days=1, seconds=1))
     again = await books.run()
     assert [d for d in again.outcomes[0].done if d.startswith("drop rest_drained_")]
+
+
+async def test_a_drain_that_takes_too_long_changes_nothing(books: Books) -> None:
+    books.ledger()
+    await books.run({"default": "guard", "ahead": 1})
+    books.sql(ROWS.format(at="'2026-09-05 00:00+00'", low=1, high=10))
+
+    class Slow(Clock):
+        def monotonic(self) -> timedelta:
+            self._elapsed += timedelta(milliseconds=200)
+            return super().monotonic()
+
+    books.clock = Slow()
+    report = await books.run({"default": "guard", "ahead": 1})
+    assert "draining DEFAULT takes longer than locks.max_block (250ms)" in report.outcomes[0].failed
+    assert books.sql("SELECT count(*) FROM ledger_default") == "10"
+    assert books.partitions() == ["ledger_2026_05", "ledger_2026_06", "ledger_default"]
+
+
+async def test_more_rows_than_a_short_lock_moves_are_reported(books: Books) -> None:
+    books.ledger()
+    await books.run({"default": "guard"})
+    books.sql(ROWS.format(at="'2026-09-05 00:00+00'", low=1, high=101))
+    report = await books.run({"default": "guard", "migrate": {"batch_rows": 100}})
+    assert "holds 101 rows, more than migrate.batch_rows (100)" in report.outcomes[0].failed
+    assert books.sql("SELECT count(*) FROM ledger_default") == "101"
 
 
 async def test_one_bad_table_never_stops_the_others(books: Books, server: PostgresServer) -> None:
