@@ -1,7 +1,8 @@
 """Processes of a benchmark that begin at one moment and answer with numbers.
 
 `python -m benchmarks.cachebench.children MODULE:FUNCTION JSON` is such a process. The function is
-handed the arguments and `go`, which says that the child is ready and waits for the moment.
+handed the arguments and `go`, which says that the child is ready and waits for the moment. What
+would have been logged is counted instead, as `lines` of the answer.
 """
 
 import asyncio
@@ -133,7 +134,9 @@ def main() -> None:
     asked = getattr(importlib.import_module(module), function)
 
     async def whole() -> None:
-        print(json.dumps(await asked(json.loads(given), _go)), flush=True)
+        lines = Lines()
+        found = await asked(json.loads(given), _go)
+        print(json.dumps({**found, "lines": lines.count}), flush=True)
 
     asyncio.run(whole())
 

@@ -5,6 +5,7 @@ the bytes that our cache has stored, which decodes nothing.
 """
 
 import asyncio
+import importlib
 import socket
 import statistics
 import time
@@ -66,10 +67,28 @@ def tracked(port: int) -> tuple[Sync | None, str]:
     return get, "measured"
 
 
+def dogpiled(url: str) -> Sync | None:
+    """A function behind dogpile.cache, which is synchronous."""
+    if not peers.version("dogpile.cache"):
+        return None
+    region: Any = importlib.import_module("dogpile.cache").make_region()
+    region.configure("dogpile.cache.redis", expiration_time=TTL_S, arguments={"url": url})
+    wrapped: Sync = region.cache_on_arguments(namespace="dogpile")(peers.quote_of)
+    return wrapped
+
+
 def free_port() -> int:
     with socket.socket() as asked:
         asked.bind(("127.0.0.1", 0))
         return int(asked.getsockname()[1])
+
+
+def sync_cpu_us(call: Sync, asked: list[str]) -> float:
+    """CPU of this process for one synchronous call."""
+    began = time.process_time_ns()
+    for n in range(SHARED_CALLS):
+        call(asked[n % AT_ONCE])
+    return (time.process_time_ns() - began) / 1000 / SHARED_CALLS
 
 
 def tracked_us(get: Sync, keys: list[str]) -> float:
@@ -120,6 +139,7 @@ class Bench:
         self.quotes: dict[str, peers.Quote] = {}
         self.asked: dict[str, list[str]] = {}
         self.taken: dict[str, list[float]] = {}
+        self.dogpile: Sync | None = None
         self.tracking: Sync | None = None
         self.tracking_said = ""
 
@@ -132,6 +152,9 @@ class Bench:
             await asyncio.gather(*(self.quotes[name](symbol) for symbol in SYMBOLS))
         self.quotes["raw"] = self.raw.get
         self.asked["raw"] = await stored(self.raw)
+        self.dogpile = dogpiled(self.url)
+        if self.dogpile is not None:
+            sync_cpu_us(self.dogpile, SYMBOLS)
         self.tracking, self.tracking_said = tracked(self.port)
 
     def note(self, name: str, figure: float) -> None:
@@ -145,6 +168,8 @@ class Bench:
         shared = ["raw", *peers.present(*SHARED)]
         for name in shared:
             self.note(f"{name}_cpu_us", await cpu_us(self.quotes[name], self.asked[name]))
+        if self.dogpile is not None:
+            self.note("dogpile_cpu_us", sync_cpu_us(self.dogpile, SYMBOLS))
         for name in shared:
             self.note(f"{name}_per_s", await per_second(self.quotes[name], self.asked[name]))
 
@@ -157,6 +182,8 @@ class Bench:
                 found[f"{name}_{what.removesuffix('_us')}_by_raw"] = round(
                     statistics.median(own / raw for own, raw in pairs), 2
                 )
+        if self.dogpile is not None:
+            found["dogpile_cpu_by_raw"] = round(found["dogpile_cpu_us"] / found["raw_cpu_us"], 2)
         return found
 
     async def aclose(self) -> None:

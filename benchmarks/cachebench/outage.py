@@ -23,7 +23,7 @@ BEFORE_S = 1.0
 OUT_S = peers.sized(3.0, 1.0)
 AFTER_S = peers.sized(3.0, 1.0)
 UNANSWERED_S = 10.0  # from the last call; who has no answer then counts as an error
-PATIENCE_S = 60.0
+PATIENCE_S = peers.sized(60.0, 20.0)
 LONG_LEASE_S = 5.0
 KILLED = ("scaler", "scaler_shared", "cashews", "cashews_lock", "aiocache", "aiocache_stampede")
 HUNG = KILLED
@@ -51,8 +51,7 @@ async def _call(quote: peers.Quote, symbol: str, due: float) -> Call:
 
 
 async def load(given: dict[str, Any], go: children.Go) -> dict[str, Any]:
-    """In a child: all of its calls, and how many lines would have been logged."""
-    lines = children.Lines()
+    """In a child: all of its calls."""
     cache = await peers.PEERS[given["peer"]].open(given["url"])
     backend = Backend(given["folder"], BACKEND_S)
     quote = cache.cached(backend.plain(), ttl_s=TTL_S)
@@ -70,7 +69,6 @@ async def load(given: dict[str, Any], go: children.Go) -> dict[str, Any]:
     return {
         "calls": [[call.due, call.took_s, call.failed] for call in made],
         "unanswered": len(late),
-        "lines": lines.count,
     }
 
 
