@@ -150,6 +150,33 @@ class Aiocache:
         await self.client.aclose()
 
 
+class Raw:
+    """redis-py alone: what Redis itself does with a key."""
+
+    def __init__(self, url: str) -> None:
+        self.client = redis.asyncio.Redis.from_url(url)
+
+    def cached(self, backend: Quote, *, ttl_s: float, errors_s: float = 0) -> Quote:
+        del ttl_s, errors_s
+        return backend
+
+    async def get(self, key: str) -> Any:
+        return await self.client.get(key)
+
+    async def set(self, key: str, value: Any, *, ttl_s: float) -> None:
+        await self.client.set(key, repr(value), px=int(1000 * ttl_s))
+
+    async def aclose(self) -> None:
+        await self.client.aclose()
+
+
+def _raw() -> Peer:
+    async def opened(url: str) -> Opened:
+        return Raw(url)
+
+    return Peer(package="redis", open=opened)
+
+
 def _scaler(*, local: bool) -> Peer:
     async def opened(url: str) -> Opened:
         cache = Scaler(url, local=local)
@@ -174,6 +201,7 @@ def _aiocache(*, stampede: bool) -> Peer:
 
 
 PEERS = {
+    "raw": _raw(),
     "scaler": _scaler(local=True),
     "scaler_shared": _scaler(local=False),
     "cashews": _cashews(),
