@@ -9,7 +9,7 @@ import importlib
 import socket
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import redis
@@ -29,6 +29,9 @@ SYMBOLS = [f"S{n:03}" for n in range(AT_ONCE)]
 TTL_S = 3600
 LOCAL = ("scaler", "cashews_local")
 SHARED = ("scaler_shared", "cashews", "cashews_early", "aiocache", "aiocache_stampede")
+TRIES = 20
+SETTLE_S = 0.05
+Measured = Callable[[peers.Quote, list[str]], Awaitable[float]]
 Sync = Callable[[str], Any]
 
 
@@ -139,6 +142,7 @@ class Bench:
         self.quotes: dict[str, peers.Quote] = {}
         self.asked: dict[str, list[str]] = {}
         self.taken: dict[str, list[float]] = {}
+        self.again = 0  # measurements that were not answered by Redis
         self.dogpile: Sync | None = None
         self.tracking: Sync | None = None
         self.tracking_said = ""
@@ -167,11 +171,29 @@ class Bench:
             self.note("redis_py_tracking_us", tracked_us(self.tracking, self.asked["raw"]))
         shared = ["raw", *peers.present(*SHARED)]
         for name in shared:
-            self.note(f"{name}_cpu_us", await cpu_us(self.quotes[name], self.asked[name]))
+            await self.from_redis(f"{name}_cpu_us", name, cpu_us, SHARED_CALLS)
         if self.dogpile is not None:
             self.note("dogpile_cpu_us", sync_cpu_us(self.dogpile, SYMBOLS))
         for name in shared:
-            self.note(f"{name}_per_s", await per_second(self.quotes[name], self.asked[name]))
+            await self.from_redis(f"{name}_per_s", name, per_second, BURSTS * AT_ONCE)
+
+    async def from_redis(self, figure: str, name: str, measured: Measured, calls: int) -> None:
+        """Note a figure when Redis has really answered; else it is measured again.
+
+        What ran before has kept the loop busy, which a cache with a short timeout may take for a
+        server that is gone: it has time to find out.
+        """
+        for _ in range(TRIES):
+            await asyncio.sleep(SETTLE_S)
+            before = await self.answered()
+            value = await measured(self.quotes[name], self.asked[name])
+            if await self.answered() - before >= calls:
+                return self.note(figure, value)
+            self.again += 1
+        raise AssertionError(f"{name} does not ask Redis")
+
+    async def answered(self) -> int:
+        return int((await self.raw.info("stats"))["keyspace_hits"])
 
     def ratios(self) -> dict[str, float]:
         """Medians of the rounds; a ratio is the median of the ratios of each round."""
@@ -206,4 +228,5 @@ async def measure() -> dict[str, Any]:
         await bench.aclose()
         server.stop()
     found = {f"hits_{name}": value for name, value in bench.ratios().items()}
+    found["hits_measured_again"] = bench.again
     return {**found, "peer_redis_py_tracking": bench.tracking_said}
