@@ -7,6 +7,7 @@ about ten times shorter, with fewer rounds and shorter outages.
 
 import asyncio
 import importlib.util
+import math
 from typing import Any
 
 from benchmarks.cachebench import children, fresh, hits, outage, peers, stampede
@@ -78,17 +79,30 @@ def _stampede(outcome: Outcome) -> None:
 
 
 def _outage(outcome: Outcome) -> None:
-    figures, goal = outcome.figures, outcome.goal
+    """Each goal holds for the worse of two: with the local tier, which hides most of an outage, and
+    without it.
+    """
+
+    def worst(figure: str) -> float:
+        case, _, what = figure.partition("_")
+        names = [f"{case}_{peer}_{what}" for peer in ("scaler", "scaler_shared")]
+        return max(float(outcome.figures.get(name, math.inf)) for name in names)
+
+    goal = outcome.goal
     backend_ms = 1000 * outage.BACKEND_S
-    goal("Redis killed: errors", figures["killed_scaler_errors"], most=0)
-    goal("Redis killed: p99, ms", figures["killed_scaler_p99_ms"], most=backend_ms + 10)
-    goal("Redis killed: log lines", figures["killed_scaler_log_lines"], most=5)
-    goal("Redis hung: slowest, ms", figures["hung_scaler_slowest_ms"], most=250 + backend_ms)
-    goal("Redis hung: longest lease left, s", figures["hung_scaler_longest_lease_s"], most=5)
+    goal("Redis killed: errors", worst("killed_errors"), most=0)
+    goal("Redis killed: p99, ms", worst("killed_p99_ms"), most=backend_ms + 10)
+    goal("Redis killed: log lines", worst("killed_log_lines"), most=5)
+    goal("Redis hung: slowest, ms", worst("hung_slowest_ms"), most=250 + backend_ms)
+    goal("Redis hung: longest lease left, s", worst("hung_longest_lease_s"), most=5)
 
 
 def _fresh(outcome: Outcome) -> None:
     figures, goal = outcome.figures, outcome.goal
-    goal("foreign write seen, p99, ms", figures["fresh_scaler_write_seen_p99_ms"], most=10)
+    goal(
+        "foreign write seen, p99, ms",
+        figures.get("fresh_scaler_write_seen_p99_ms", math.inf),
+        most=10,
+    )
     goal("served past its TTL, ms", figures["fresh_scaler_past_ttl_max_ms"], most=0)
     goal("a tag of a million keys, ms", figures["fresh_scaler_tag_invalidated_ms"], most=5)
