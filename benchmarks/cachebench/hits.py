@@ -19,12 +19,12 @@ from redis.cache import CacheConfig
 from benchmarks.cachebench import peers
 from tests.integration.redises import RedisServer
 
-ROUNDS = int(peers.sized(9, 3))
+ROUNDS = int(peers.sized(15, 3))
 LOCAL_BATCH = 200
 LOCAL_BATCHES = int(peers.sized(50, 10))  # of a round
 SHARED_CALLS = int(peers.sized(2000, 300))  # of a round
 AT_ONCE = 50
-BURSTS = int(peers.sized(60, 10))  # of a round
+BURSTS = int(peers.sized(40, 10))  # of a round
 SYMBOLS = [f"S{n:03}" for n in range(AT_ONCE)]
 TTL_S = 3600
 LOCAL = ("scaler", "cashews_local")
@@ -166,7 +166,7 @@ class Bench:
 
     async def round(self) -> None:
         for name in peers.present(*LOCAL):
-            self.note(f"{name}_local_us", await local_us(self.quotes[name]))
+            self.note(f"{name.removesuffix('_local')}_local_us", await local_us(self.quotes[name]))
         if self.tracking is not None:
             self.note("redis_py_tracking_us", tracked_us(self.tracking, self.asked["raw"]))
         shared = ["raw", *peers.present(*SHARED)]
@@ -199,14 +199,23 @@ class Bench:
         """Medians of the rounds; a ratio is the median of the ratios of each round."""
         found = {name: round(statistics.median(of), 3) for name, of in self.taken.items()}
         for name in peers.present(*SHARED):
-            for what in ("cpu_us", "per_s"):
-                pairs = zip(self.taken[f"{name}_{what}"], self.taken[f"raw_{what}"], strict=True)
-                found[f"{name}_{what.removesuffix('_us')}_by_raw"] = round(
-                    statistics.median(own / raw for own, raw in pairs), 2
-                )
+            found[f"{name}_cpu_by_raw"] = self.ratio(f"{name}_cpu_us", "raw_cpu_us")
+            found[f"{name}_per_s_by_raw"] = self.ratio(f"{name}_per_s", "raw_per_s")
+        if {"scaler", "cashews_local"} <= set(peers.present(*LOCAL)):
+            ours = "scaler_shared_per_s"
+            found[f"{ours}_by_cashews"] = self.ratio(ours, "cashews_per_s")
+            found["cashews_local_by_ours"] = self.ratio("cashews_local_us", "scaler_local_us")
+        if self.tracking is not None and peers.present("scaler"):
+            ratio = self.ratio("redis_py_tracking_us", "scaler_local_us")
+            found["redis_py_tracking_by_ours"] = ratio
         if self.dogpile is not None:
-            found["dogpile_cpu_by_raw"] = round(found["dogpile_cpu_us"] / found["raw_cpu_us"], 2)
+            found["dogpile_cpu_by_raw"] = self.ratio("dogpile_cpu_us", "raw_cpu_us")
         return found
+
+    def ratio(self, one: str, other: str) -> float:
+        """The median over the rounds, in which both ran within a second."""
+        pairs = zip(self.taken[one], self.taken[other], strict=True)
+        return round(statistics.median(a / b for a, b in pairs), 2)
 
     async def aclose(self) -> None:
         for cache in self.opened:
