@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from random import Random
+from types import WrapperDescriptorType
 from typing import Any
 
 from scaler.clock import Clock
@@ -37,8 +38,11 @@ class Rule:
         """The failure that another process has told of, as a declared class or as ours."""
         name, text = (str(part) for part in told[:2]) if isinstance(told, list) else ("", "")
         for kind, _ in self.errors:
-            if kind.__name__ == name and kind.__init__ is Exception.__init__:
-                return kind(text)
+            if kind.__name__ == name and isinstance(kind.__init__, WrapperDescriptorType):
+                try:
+                    return kind(text)
+                except TypeError:  # it is made of more than a text
+                    break
         return BackendFailed(f"{name}: {text}")
 
 

@@ -25,6 +25,7 @@ PASS_S: Final = 1.0  # that an answer which is not to be kept is known to be one
 TAG_KEPT_S: Final = 30 * 86_400
 MOST_TOKENS: Final = 100_000
 MOST_ERRORS: Final = 1000
+LONGEST_TEXT: Final = 2000  # of a failure
 LEAST_ROOM: Final = 1024 * 1024  # bytes for what is kept in an outage
 NIL: Final = msgspec.msgpack.encode(None)
 
@@ -160,7 +161,7 @@ class Shared:
         fresh_s = PASS_S
         if outcome.error is not None:
             fresh_s, kind = rule.error_s(outcome.error), Kind.ERROR
-            data = msgspec.msgpack.encode([type(outcome.error).__name__, str(outcome.error)[:2000]])
+            data = msgspec.msgpack.encode(_told(outcome.error))
         elif outcome.value is None:
             fresh_s, kind, stale_s = rule.missing_s, Kind.MISSING, rule.stale_s
         elif rule.kept(outcome.value):
@@ -239,6 +240,12 @@ class Shared:
             return
         middle = (before + self.time()) / 2
         self._ahead_ms = int(seconds) * 1000 + int(micros) / 1000 - middle * 1000
+
+
+def _told(error: BaseException) -> list[str]:
+    """What other processes may know of a failure: its class and its text."""
+    only = error.args[0] if len(error.args) == 1 else error
+    return [type(error).__name__, str(only)[:LONGEST_TEXT]]
 
 
 class _Reading:
