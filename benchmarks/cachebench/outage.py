@@ -36,17 +36,17 @@ class Call:
 
     due: float
     took_s: float
-    failed: bool
+    failed: str  # what was raised; empty when there was an answer
 
 
 async def _call(quote: peers.Quote, symbol: str, due: float) -> Call:
-    failed = False
+    failed = ""
     try:
         await quote(symbol)
     except asyncio.CancelledError:
-        failed = True  # it was still waiting at the end
-    except Exception:  # noqa: BLE001 - any error of any library counts
-        failed = True
+        failed = "cancelled"  # by us: it was still waiting at the end, or by the library
+    except Exception as error:  # noqa: BLE001 - any error of any library counts
+        failed = repr(error)
     return Call(due=due, took_s=time.monotonic() - due, failed=failed)
 
 
@@ -80,15 +80,18 @@ def leases(server: RedisServer) -> tuple[int, float]:
     return sum(s > LONG_LEASE_S for s in left), max([0.0, *left])
 
 
-def summary(made: list[Call], began: float, ended: float) -> dict[str, float]:
+def summary(made: list[Call], began: float, ended: float) -> dict[str, Any]:
     """Errors and the slowest from the begin on; the 99th percentile of those due in the outage."""
     since = [call for call in made if call.due >= began]
+    failed = [call for call in since if call.failed]
     within = [call.took_s for call in since if call.due < ended]
+    first = f"{failed[0].failed[:200]}, due at {failed[0].due - began:.2f} s" if failed else ""
     return {
-        "errors": sum(call.failed for call in since),
+        "errors": len(failed),
         "p50_ms": round(1000 * statistics.median(within), 1),
         "p99_ms": round(1000 * statistics.quantiles(within, n=100)[98], 1),
         "slowest_ms": round(1000 * max(call.took_s for call in since), 1),
+        **({"first_error": first} if failed else {}),
     }
 
 
@@ -106,7 +109,7 @@ async def _outage(server: RedisServer, *, hangs: bool) -> tuple[float, float]:
     return began, time.monotonic()
 
 
-async def _one(peer: str, *, hangs: bool) -> dict[str, float]:
+async def _one(peer: str, *, hangs: bool) -> dict[str, Any]:
     server = RedisServer()
     server.start("--appendonly", "no")
     folder = server.folder / "calls"
@@ -121,7 +124,7 @@ async def _one(peer: str, *, hangs: bool) -> dict[str, float]:
         moments = [m for symbol in KEYS for m in calls(folder / symbol) if began <= m < ended]
     finally:
         server.stop()
-    found: dict[str, float] = {"backend_calls": len(moments)}
+    found: dict[str, Any] = {"backend_calls": len(moments)}
     found |= {"leases_over_5_s": many, "longest_lease_s": round(longest, 1)}
     if answer is None:
         return {**found, "process_hung": 1}
@@ -130,9 +133,9 @@ async def _one(peer: str, *, hangs: bool) -> dict[str, float]:
     return {**summary(made, began, ended), **kept, **found}
 
 
-async def measure() -> dict[str, float]:
+async def measure() -> dict[str, Any]:
     """Milliseconds, calls and lines."""
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
     for case, names in (("killed", KILLED), ("hung", HUNG)):
         for peer in peers.present(*names):
             figures = await _one(peer, hangs=case == "hung")
