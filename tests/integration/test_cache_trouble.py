@@ -271,7 +271,7 @@ async def test_what_changes_while_it_is_read_is_not_kept(
         side.shared._changed([key.encode()])
         return answer
 
-    await eventually(lambda: side.shared._tokens, "tokens of tags are known")
+    await calls.get(2)  # from here on the tokens of its tags are known
     monkeypatch.setattr(side.shared.link, "get", overtaken)
     assert await calls.get(1) == 1
     assert key not in local_of(cache)
