@@ -46,7 +46,12 @@ def connected(url: str) -> Client:
     """
     try:
         pool = ConnectionPool.from_url(
-            url, protocol=2, socket_timeout=None, retry=Retry(NoBackoff(), 0), max_connections=1000
+            url,
+            protocol=2,
+            socket_timeout=None,
+            retry=Retry(NoBackoff(), 0),
+            max_connections=1000,
+            driver_info=None,  # two commands less, that some users may not give
         )
     except ValueError as error:
         raise ConfigError(f"the address of Redis cannot be used: {error}") from None

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from scaler.maintenance.cache import CacheManager
 from tests.integration.redises import RedisServer, insist_on_redis
 from tests.integration.running import eventually
 
+ACL = Path("deploy/redis/cache.acl")
 pytestmark = pytest.mark.live
 
 
@@ -182,6 +184,42 @@ async def test_a_user_who_may_not_do_everything(
     assert calls.errors == 0
     assert len(logged) <= 5, logged
     await cache.aclose()
+
+
+async def test_the_rights_that_are_shipped_suffice_and_none_is_spare(
+    server: RedisServer, logged: list[Any]
+) -> None:
+    line = next(x for x in ACL.read_text().splitlines() if x.startswith("user "))
+    _, name, *rights = line.split()
+    server.ask("ACL", "SETUSER", name, *rights, ">pw", "-ping")
+    server.ask("CONFIG", "RESETSTAT")
+    cache = CacheManager(f"unix://{name}:pw@{server.socket}", namespace=name)
+    await cache.start()
+    calls = Calls(cache, stale="1m", tags=["x"])
+    await kept_locally(cache, calls)
+    await asyncio.gather(*[calls.get(key) for key in range(5)])
+    await cache.set("k", 1, ttl="1m")
+    assert await cache.get("k") == 1
+    await cache.publish()
+    cache._here().local.clear()
+    await cache.warm_up()
+    assert await cache.invalidate_pattern("get.*:1") == 1
+    await cache.invalidate_tag("x")
+    with pytest.raises(ZeroDivisionError):
+        await cache.get_or_set("failing", _failing, ttl="1m")
+    await cache.aclose()
+    assert not logged
+    assert not [x for x in server.ask("ACL", "LOG").splitlines() if "reason" in x]
+    used = {
+        x.partition(":")[0].removeprefix("cmdstat_")
+        for x in server.ask("INFO", "commandstats").split()
+    }
+    granted = {right[1:] for right in rights if right.startswith("+")}
+    assert granted - used <= {"hello", "pexpire"}  # the second only while a backend is slow
+
+
+async def _failing() -> int:
+    return 1 // 0
 
 
 @pytest.mark.parametrize("url", ["unix://:wrong@{}", "unix:///nowhere/s"], ids=["password", "gone"])
