@@ -1,4 +1,4 @@
-"""Whether a hit in the process is still true: foreign writes, expiry, a lost listener, tags.
+"""Whether hits in the process are true: foreign writes, expiry, a lost listener, tags, warm-up.
 
 The writer is a process of its own with the same cache. A value carries the moment at which its
 writer began to write it, and the clock is the same in all processes of a machine.
@@ -26,6 +26,7 @@ CUTS = int(peers.sized(20, 5))
 TAGGED = int(peers.sized(1_000_000, 100_000))
 PLANTED_AT_ONCE = 10_000
 ROUNDS = 5  # of the tag
+HOT_READS = 10
 READ = [f"T{n}" for n in range(200)]  # values of the tag that are really read
 TTL_S = 600.0
 FOREIGN = ("scaler", "cashews_local", "cashews_resp3")
@@ -234,6 +235,37 @@ async def _all(quote: peers.Quote) -> None:
     await asyncio.gather(*(quote(symbol) for symbol in READ))
 
 
+async def _warm(server: RedisServer) -> dict[str, float]:
+    """What a new replica has in its process once it has warmed up: the share of the hot keys that
+    it reads without asking Redis.
+    """
+    old: Any = await peers.PEERS["scaler"].open(server.url)
+    new: Any = await peers.PEERS["scaler"].open(server.url)
+    raw = redis.asyncio.Redis.from_url(server.url)
+
+    async def backend(symbol: str) -> Any:
+        return peers.quote_of(symbol)
+
+    try:
+        quote = old.cached(backend, ttl_s=TTL_S)
+        for _ in range(HOT_READS):
+            await _all(quote)
+        await old.manager.publish()
+        quote = new.cached(backend, ttl_s=TTL_S)
+        began = time.perf_counter()
+        loaded = await new.manager.warm_up()
+        took = 1000 * (time.perf_counter() - began)
+        before = int((await raw.info("stats"))["keyspace_hits"])
+        await _all(quote)
+        asked = int((await raw.info("stats"))["keyspace_hits"]) - before
+    finally:
+        await raw.aclose()
+        await old.aclose()
+        await new.aclose()
+    share = round(max(0.0, 1 - asked / len(READ)), 2)
+    return {"warm_up_keys": loaded, "warm_up_ms": round(took, 1), "warm_first_reads_local": share}
+
+
 async def measure() -> dict[str, Any]:
     """Milliseconds, keys and shares."""
     found: dict[str, Any] = {}
@@ -244,6 +276,7 @@ async def measure() -> dict[str, Any]:
     if peers.present("scaler"):
         found |= await _with_server(_listener, "fresh_scaler")
         found |= await _with_server(_tag, "fresh_scaler")
+        found |= await _with_server(_warm, "fresh_scaler")
     return found
 
 
