@@ -87,7 +87,7 @@ class Flights:
 
     async def _told(self, call: Call, raw: bytes) -> Outcome | None:
         """What another process has stored meanwhile, if that is an answer. Raises Unavailable."""
-        tokens = dict(zip(call.tags, await self._shared.link.get_many(call.tags), strict=True))
+        tokens = tuple(await self._shared.link.get_many(call.tags))
         entry = self._shared.terms.seals.opened(call.key, raw, call.rule.codec.decode)
         if entry is not None and entry.kind is Kind.PASS:
             return await self._unshared(call)

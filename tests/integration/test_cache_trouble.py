@@ -89,9 +89,12 @@ async def again(cache: CacheManager) -> None:
     await eventually(lambda: side.shared.link.up and side.shared.ears.on, "Redis is back")
 
 
+@pytest.mark.parametrize("local", [True, False], ids=["kept locally", "in Redis only"])
 async def test_a_killed_redis_is_noticed_by_nobody(
-    server: RedisServer, cache: CacheManager, logged: list[Any]
+    server: RedisServer, logged: list[Any], *, local: bool
 ) -> None:
+    cache = CacheManager(server.url, namespace="t", local=local)
+    await cache.start()
     calls = Calls(cache)
     await calls.go_on(0.3)
     server.kill()
@@ -106,6 +109,7 @@ async def test_a_killed_redis_is_noticed_by_nobody(
     lines = [line["event"] for line in logged]
     assert len(lines) <= 5, lines
     assert {"cache.lost", "cache.back"} <= set(lines)
+    await cache.aclose()
 
 
 async def test_a_hanging_redis_costs_its_first_callers_the_budget(
@@ -138,6 +142,31 @@ async def test_a_lease_that_was_asked_for_in_vain_is_given_back(
     await again(cache)
     await eventually(lambda: not server.ask("KEYS", "*:lease").split(), "no lease is left")
     assert calls.errors == 0
+
+
+async def test_scripts_that_redis_has_forgotten_are_given_again(
+    server: RedisServer, cache: CacheManager
+) -> None:
+    calls = Calls(cache)
+    await asyncio.gather(*[calls.one(key) for key in range(20)])
+    server.ask("SCRIPT", "FLUSH")
+    await asyncio.gather(*[calls.one(key) for key in range(20, 40)])
+    assert (calls.made, calls.count, calls.errors) == (40, 40, 0)
+    assert not server.ask("KEYS", "*:lease").split()
+
+
+async def test_an_event_loop_that_was_busy_itself_says_nothing_about_redis(
+    server: RedisServer, cache: CacheManager, logged: list[Any]
+) -> None:
+    calls = Calls(cache)
+    for key in range(5):
+        asking = asyncio.create_task(calls.one(key))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        time.sleep(0.3)  # three times the budget
+        await asking
+    assert cache._here().shared.link.up
+    assert not logged
 
 
 async def test_a_full_redis_still_answers(
