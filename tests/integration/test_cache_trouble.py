@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 
 from scaler.clients import cache_ears
 from scaler.errors import Unavailable
-from scaler.maintenance import cache_flight
 from scaler.maintenance.cache import CacheManager
+from scaler.maintenance.caching import flights
 from tests.integration.redises import RedisServer, insist_on_redis
 from tests.integration.running import eventually
 
@@ -133,7 +133,7 @@ async def test_a_hanging_redis_costs_its_first_callers_the_budget(
 async def test_a_lease_that_was_asked_for_in_vain_is_given_back(
     server: RedisServer, cache: CacheManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_flight, "LEASE_MS", 3_600_000)  # it does not end by itself
+    monkeypatch.setattr(flights, "LEASE_MS", 3_600_000)  # it does not end by itself
     calls = Calls(cache)
     await calls.one(1)
     server.pause()

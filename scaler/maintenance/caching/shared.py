@@ -15,11 +15,11 @@ import structlog
 from scaler.clients.cache_ears import Ears
 from scaler.clients.cache_link import Client, Link
 from scaler.errors import Unavailable
-from scaler.maintenance.cache_keys import LEASE
-from scaler.maintenance.cache_local import Held, Local
-from scaler.maintenance.cache_rule import Call, Outcome, Rule, Terms
-from scaler.maintenance.cache_scripts import KEEP, TAG_OF
-from scaler.maintenance.cache_value import SEAL_AT, TOKEN, Entry, Kind
+from scaler.maintenance.caching.calls import Call, Outcome, Rule, Terms
+from scaler.maintenance.caching.local import Held, Local
+from scaler.maintenance.caching.names import LEASE
+from scaler.maintenance.caching.scripts import KEEP, TAG_OF
+from scaler.maintenance.caching.values import SEAL_AT, TOKEN, Entry, Kind
 
 PASS_S: Final = 1.0  # that an answer which is not to be kept is known to be one
 TAG_KEPT_S: Final = 30 * 86_400
