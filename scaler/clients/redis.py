@@ -47,7 +47,10 @@ class _Parser(DefaultParser):  # type: ignore[misc, valid-type]  # chosen by wha
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         self._left = MOST_BYTES
-        return await super().read_response(*args, **options)
+        try:
+            return await super().read_response(*args, **options)
+        except MemoryError as error:  # room is made for as many elements as an answer announces
+            raise exceptions.InvalidResponse("the answer announces too many elements") from error
 
     async def read_from_socket(self) -> bool:
         data = await self._stream.read(self._read_size)
