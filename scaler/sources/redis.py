@@ -51,8 +51,7 @@ class RedisSource(Source):
     """
 
     url: str = ""
-    """Address without credentials: `redis://host:6379/0`, `rediss://host` (TLS), `unix:///socket`.
-    """
+    """Address without credentials: `redis://host:6379/0`, `rediss://host`, `unix:///socket`."""
     url_env: str = ""
     """Environment variable with the address, which may hold credentials: `redis://:word@host`."""
     url_file: str = ""
