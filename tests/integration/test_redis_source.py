@@ -18,6 +18,7 @@ from scaler.interfaces import Context
 from scaler.sources.redis import RedisMetrics, Servers
 from tests.fakes.redisserver import FakeRedis
 from tests.integration.redises import SERVERS, RedisServer, insist_on_redis
+from tests.integration.running import Running, until
 
 pytestmark = pytest.mark.live
 PATIENCE_S = 30.0
@@ -375,6 +376,46 @@ async def test_an_answer_that_nobody_should_trust(
 ) -> None:
     fake.answer = answer
     assert because in await bench.missing(url=fake.url, timeout="5s", **asked)
+
+
+async def test_a_password_that_a_server_repeats_is_not_told(
+    bench: Bench, fake: FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUEUE", f"{fake.url}?password={ESCAPED}")
+    fake.answer = f"-ERR what is {PASSWORD}\r\n".encode()
+    assert await bench.missing(url_env="QUEUE", list="jobs") == (
+        f"Redis at {fake.url.removeprefix('unix://')}: what is ***"
+    )
+
+
+def test_a_daemon_goes_by_a_queue_and_tells_no_password(
+    running: Running, server: RedisServer
+) -> None:
+    server.ask("config", "set", "requirepass", PASSWORD)
+    server.ask("-a", PASSWORD, "rpush", "jobs", *"abcdefghijkl")
+    secret = running.folder / "address"
+    secret.write_text(f"{server.url}?password={ESCAPED}")
+    running.write(
+        "web",
+        "policies:\n  web:\n    every: 200ms\n"
+        "    target: {local: {command: [sleep, '600'], grace: 2s}}\n    limits: {max: 5}\n"
+        "    metrics:\n    - name: jobs\n      window: 0s\n      goal: {per_instance: 4}\n"
+        f"      source: {{redis: {{url_file: {secret}, list: jobs}}}}\n",
+    )
+    with (running.folder / "log").open("wb") as log:
+        running.start(stderr=log)
+    until(lambda: len(running.instances("web")) == 3, "twelve jobs take three")
+    secret.write_text(f"{server.url}?password=wrong-{ESCAPED}")
+    until(
+        lambda: "write the right user and password" in running.ask("explain", "web").stdout, "why"
+    )
+    assert len(running.instances("web")) == 3
+    told = running.ask("explain", "web").stdout + running.ask("status", "--json").stdout
+    assert running.stop() == 0
+    kept = [f for f in running.state.rglob("*") if f.is_file()] + [running.folder / "log"]
+    assert len(kept) > 1
+    for text in (told.encode(), *(file.read_bytes() for file in kept)):
+        assert b"sesame" not in text
 
 
 # --- what is written in a policy ---
