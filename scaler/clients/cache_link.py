@@ -1,0 +1,288 @@
+"""The way to a shared cache on Redis: answers within a budget, or at once that there are none.
+
+Reads of one turn of the event loop go together as one MGET. When the server refuses connections or
+does not answer twice in a row, nobody asks it any more until a probe in the background has had an
+answer, so an outage costs its first callers the budget and everybody after them nothing.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from datetime import timedelta
+from hashlib import sha1
+from random import Random
+from typing import Any, Final
+
+import structlog
+from redis import exceptions
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from scaler.clock import Clock
+from scaler.errors import ConfigError, Unavailable
+
+TOGETHER: Final = 256  # keys of one MGET
+AT_ONCE: Final = 32  # commands under way, of one event loop
+SILENT: Final = 2  # times in a row without an answer in time
+FIRST_PROBE: Final = timedelta(milliseconds=100)
+LONGEST_PROBE: Final = timedelta(seconds=1)
+REFUSED_FOR: Final = timedelta(seconds=1)  # no writes after one was refused
+Client = Redis | RedisCluster
+LOST: Final = (exceptions.RedisError, OSError, TimeoutError)
+
+log = structlog.get_logger(__name__)
+
+
+class WritesRefused(Unavailable):
+    """The server answers, and does not take anything: it is full, a replica, or forbids it."""
+
+
+def connected(url: str) -> Client:
+    """A client that is told its deadlines by each call and never tries twice.
+
+    Raises:
+        ConfigError: `url` is no address of Redis.
+    """
+    try:
+        pool = ConnectionPool.from_url(
+            url,
+            protocol=2,
+            socket_timeout=None,
+            retry=Retry(NoBackoff(), 0),
+            max_connections=1000,
+            driver_info=None,  # two commands less, that some users may not give
+        )
+    except ValueError as error:
+        raise ConfigError(f"the address of Redis cannot be used: {error}") from None
+    return Redis.from_pool(pool)
+
+
+class Link:
+    """One server or cluster, as one event loop asks it."""
+
+    def __init__(
+        self, client: Client, *, budget: timedelta, probe_key: str, clock: Clock, random: Random
+    ) -> None:
+        """`probe_key` is read to find out whether the server is back."""
+        if getattr(client, "get_encoder", None) and client.get_encoder().decode_responses:
+            raise ConfigError("values are bytes: make the client with decode_responses=False")
+        self.up = True
+        self.back: Callable[[], None] = lambda: None  # called when the server answers again
+        self._client = client
+        self._cluster = isinstance(client, RedisCluster)
+        self._budget_s = budget.total_seconds()
+        self._probe_key = probe_key
+        self._clock = clock
+        self._random = random
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self._direct = False
+        self._pending: dict[str, list[asyncio.Future[bytes | None]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._silent = 0
+        self._why = ""
+        self._lost_at = timedelta()
+        self._no_writes_until = timedelta()
+        self._refusal = ""
+        self._scripts: dict[str, str] = {}
+
+    async def get(self, key: str) -> bytes | None:
+        """Raises Unavailable. Alone it is a GET; whoever comes meanwhile goes with the others."""
+        if self._direct:
+            return await self._together(key)
+        self._direct = True
+        try:
+            answer: bytes | None = await self.ask("GET", key)
+        except Unavailable as error:
+            raise self._forbidden(error) from error
+        finally:
+            self._direct = False
+        return answer
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """One answer per key, in their order. Raises Unavailable."""
+        return list(await asyncio.gather(*[self._together(key) for key in keys]))
+
+    async def ask(self, *words: str | bytes | float) -> Any:
+        """What a command answers. Raises Unavailable, within the budget."""
+        if not self.up:
+            raise Unavailable(self._why)
+        try:
+            async with asyncio.timeout(self._budget_s):
+                answer = await self._client.execute_command(*words)
+        except LOST as error:
+            raise self._failed(error) from error
+        self._silent = 0
+        return answer
+
+    async def run(self, script: str, keys: Sequence[str], *values: str | bytes | float) -> Any:
+        """What a script that writes answers. Raises Unavailable."""
+        if self._clock.monotonic() < self._no_writes_until:
+            raise WritesRefused(self._refusal)
+        sha = self._scripts.get(script)
+        arguments = (len(keys), *keys, *values)
+        try:
+            async with self._room:
+                if sha is None:
+                    answer = await self.ask("EVAL", script, *arguments)
+                    self._scripts[script] = _sha1(script)
+                else:
+                    answer = await self.ask("EVALSHA", sha, *arguments)
+        except Unavailable as error:
+            if isinstance(error.__cause__, exceptions.NoScriptError):  # the server was restarted
+                del self._scripts[script]
+                return await self.run(script, keys, *values)
+            raise self._refused(error) from error
+        if self._refusal:
+            self._refusal = ""
+            log.info("cache.takes_writes")
+        return answer
+
+    async def unlink(self, keys: Sequence[str]) -> int:
+        """How many of these keys there were. Raises Unavailable."""
+        if not keys:
+            return 0
+        if not self.up:
+            raise Unavailable(self._why)
+        try:
+            async with asyncio.timeout(self._budget_s):
+                return int(await self._client.unlink(*keys))
+        except LOST as error:
+            raise self._failed(error) from error
+
+    async def scan(self, pattern: str, count: int) -> AsyncIterator[list[str]]:
+        """The keys that match, a few at a time. Raises Unavailable."""
+        found = aiter(self._client.scan_iter(match=pattern, count=count))
+        some: list[str] = []
+        while True:
+            try:
+                async with asyncio.timeout(self._budget_s):
+                    some.append((await anext(found)).decode(errors="replace"))
+            except StopAsyncIteration:
+                break
+            except LOST as error:
+                raise self._failed(error) from error
+            if len(some) >= count:
+                yield some
+                some = []
+        if some:
+            yield some
+
+    # --- together ---
+
+    def _together(self, key: str) -> "asyncio.Future[bytes | None]":
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bytes | None] = loop.create_future()
+        if not self.up:
+            future.set_exception(Unavailable(self._why))
+            return future
+        if not self._pending:
+            loop.call_soon(self._send)
+        self._pending.setdefault(key, []).append(future)
+        return future
+
+    def _send(self) -> None:
+        pending, self._pending = self._pending, {}
+        keys = list(pending)
+        for begin in range(0, len(keys), TOGETHER):
+            some = {key: pending[key] for key in keys[begin : begin + TOGETHER]}
+            self._background(self._sent(some))
+
+    async def _sent(self, some: dict[str, list["asyncio.Future[bytes | None]"]]) -> None:
+        try:
+            async with self._room:
+                answers = await self._mget(list(some))
+        except Unavailable as error:
+            for future in (f for futures in some.values() for f in futures if not f.done()):
+                future.set_exception(error)
+            return
+        for futures, answer in zip(some.values(), answers, strict=True):
+            for future in futures:
+                if not future.done():
+                    future.set_result(answer)
+
+    async def _mget(self, keys: list[str]) -> Sequence[bytes | None]:
+        try:
+            if not self._cluster:
+                answers: Sequence[bytes | None] = await self.ask("MGET", *keys)
+                return answers
+            async with asyncio.timeout(self._budget_s):
+                found: Sequence[bytes | None] = await self._client.mget_nonatomic(keys)  # type: ignore[union-attr]
+        except LOST as error:
+            raise self._failed(error) from error
+        except Unavailable as error:
+            raise self._forbidden(error) from error
+        return found
+
+    # --- trouble ---
+
+    def _failed(self, error: Exception) -> Unavailable:
+        """What callers get, after drawing the consequences."""
+        why = str(error) or f"no answer within {self._budget_s:g} s"
+        if isinstance(error, TimeoutError | exceptions.TimeoutError):
+            self._silent += 1
+            if self._silent >= SILENT:
+                self._down(f"no answer within {self._budget_s:g} s")
+        elif not isinstance(error, exceptions.ResponseError):
+            self._down(why)
+        return Unavailable(why)
+
+    def _forbidden(self, error: Unavailable) -> Unavailable:
+        """Who may not read has no cache, until somebody grants it."""
+        if isinstance(error.__cause__, exceptions.NoPermissionError):
+            self._down(str(error))
+        return error
+
+    def _refused(self, error: Unavailable) -> Unavailable:
+        """A server that is full, a replica, or forbids it takes no writes for a while."""
+        if not isinstance(error.__cause__, exceptions.ResponseError):
+            return error
+        why = str(error)
+        if not self._refusal:
+            log.warning("cache.refuses_writes", because=why)
+        self._refusal = why
+        self._no_writes_until = self._clock.monotonic() + REFUSED_FOR
+        return WritesRefused(why)
+
+    def _down(self, why: str) -> None:
+        if not self.up:
+            return
+        self.up, self._why, self._lost_at = False, why, self._clock.monotonic()
+        log.warning("cache.lost", because=why)
+        pending, self._pending = self._pending, {}
+        for future in (f for futures in pending.values() for f in futures if not f.done()):
+            future.set_exception(Unavailable(why))
+        self._background(self._probe())
+
+    async def _probe(self) -> None:
+        """Ask until there is an answer. It is a read like any other: PING needs fewer rights."""
+        wait = FIRST_PROBE
+        while True:
+            await self._clock.sleep(wait * (1 + self._random.random() / 4))
+            try:
+                async with asyncio.timeout(self._budget_s):
+                    await self._client.execute_command("GET", self._probe_key)
+            except LOST:
+                wait = min(wait * 1.5, LONGEST_PROBE)
+                continue
+            break
+        self.up, self._silent = True, 0
+        span = self._clock.monotonic() - self._lost_at
+        log.info("cache.back", after_s=round(span.total_seconds(), 2))
+        self.back()
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._client.aclose()
+
+
+def _sha1(script: str) -> str:
+    """As the server names a script."""
+    return sha1(script.encode(), usedforsecurity=False).hexdigest()

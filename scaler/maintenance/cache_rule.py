@@ -1,0 +1,80 @@
+"""How the answers of a function are kept, one call of it, and what became of it."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from random import Random
+from types import WrapperDescriptorType
+from typing import Any
+
+from scaler.clock import Clock
+from scaler.maintenance.cache_stats import Counts
+from scaler.maintenance.cache_value import Codec, Seals
+
+
+class BackendFailed(Exception):
+    """Another process called the backend a moment ago and it failed; this is what it said."""
+
+
+@dataclass(slots=True, eq=False)
+class Rule:
+    """How the answers of one function are kept."""
+
+    id: str  # its name and version
+    name: str
+    codec: Codec
+    ttl_s: Callable[[Any, datetime], float]
+    stale_s: float
+    missing_s: float
+    errors: Sequence[tuple[type[Exception], float]]  # the first that fits; seconds
+    early: bool
+    kept: Callable[[Any], bool]
+    counts: Counts
+
+    def error_s(self, error: BaseException) -> float:
+        return next((s for kind, s in self.errors if isinstance(error, kind)), 0.0)
+
+    def error(self, told: Any) -> Exception:
+        """The failure that another process has told of, as a declared class or as ours."""
+        name, text = (str(part) for part in told[:2]) if isinstance(told, list) else ("", "")
+        for kind, _ in self.errors:
+            if kind.__name__ == name and isinstance(kind.__init__, WrapperDescriptorType):
+                try:
+                    return kind(text)
+                except TypeError:  # it is made of more than a text
+                    break
+        return BackendFailed(f"{name}: {text}")
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call of a cached function."""
+
+    key: str
+    rule: Rule
+    tags: tuple[str, ...]  # keys of their tokens
+    run: Callable[[], Awaitable[Any]]  # calls the backend for somebody who waits
+    again: Callable[[], Awaitable[Any]]  # the same when nobody does
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a flight brought."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What all event loops of a cache have in common."""
+
+    namespace: str
+    process: str  # tells processes and their loops apart
+    budget: timedelta
+    local_bytes: int  # 0 keeps nothing locally but in an outage
+    outage_s: float
+    seals: Seals
+    clock: Clock
+    random: Random
+    rules: Mapping[str, Rule] = field(default_factory=dict)  # by id

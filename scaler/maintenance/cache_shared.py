@@ -1,0 +1,272 @@
+"""What one event loop sees of a shared cache: valid answers, and every change to them.
+
+Moments in entries are the server's, since the clocks of our hosts need not agree. What was read is
+kept locally only when it did not change while it was being read.
+"""
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Self
+
+import msgspec
+import structlog
+
+from scaler.clients.cache_ears import Ears
+from scaler.clients.cache_link import Client, Link
+from scaler.errors import Unavailable
+from scaler.maintenance.cache_keys import LEASE
+from scaler.maintenance.cache_local import Held, Local
+from scaler.maintenance.cache_rule import Call, Outcome, Rule, Terms
+from scaler.maintenance.cache_scripts import KEEP, TAG_OF
+from scaler.maintenance.cache_value import SEAL_AT, TOKEN, Entry, Kind
+
+PASS_S: Final = 1.0  # that an answer which is not to be kept is known to be one
+TAG_KEPT_S: Final = 30 * 86_400
+MOST_TOKENS: Final = 100_000
+MOST_ERRORS: Final = 1000
+LONGEST_TEXT: Final = 2000  # of a failure
+LEAST_ROOM: Final = 1024 * 1024  # bytes for what is kept in an outage
+NIL: Final = msgspec.msgpack.encode(None)
+
+log = structlog.get_logger(__name__)
+
+
+class Shared:
+    """Made in the event loop that uses it."""
+
+    def __init__(self, terms: Terms, client: Client) -> None:
+        self.terms = terms
+        self.local = Local(max(terms.local_bytes, LEAST_ROOM))
+        self.time = asyncio.get_running_loop().time
+        self.wakes: dict[str, asyncio.Future[None]] = {}  # of flights that wait for a key
+        space = terms.namespace
+        self.link = Link(
+            client,
+            budget=terms.budget,
+            probe_key=f"{space}:probe",
+            clock=terms.clock,
+            random=terms.random,
+        )
+        self.ears = Ears(
+            client,
+            self.link,
+            prefix=f"{space}:",
+            name=terms.process,
+            changed=self._changed,
+            turned=self._turned,
+            clock=terms.clock,
+            random=terms.random,
+        )
+        self._tag_prefix = f"{space}:tag:"
+        self._tokens: dict[str, bytes] = {}  # of tags, as long as changes are heard of
+        self._reading: dict[str, int] = {}  # keys that are being read, and how often
+        self._spoiled: set[str] = set()  # those of them that changed meanwhile
+        self._errors: dict[bytes, Exception] = {}  # of this process, by the seal of their entry
+        self._ahead_ms = terms.clock.now().timestamp() * 1000 - self.time() * 1000  # of the server
+
+    async def look(self, call: Call) -> tuple[Held, Kind] | None:
+        """The shared answer, if there is a valid one. Raises Unavailable."""
+        key = call.key
+        wanted = [tag for tag in call.tags if tag not in self._tokens]
+        with _Reading(self._reading, self._spoiled, key, *wanted) as reading:
+            if wanted:
+                raw, *tokens = await self.link.get_many([key, *wanted])
+            else:
+                raw, tokens = await self.link.get(key), []
+            self._learn(wanted, tokens, reading)
+            known = {**self._tokens, **dict(zip(wanted, tokens, strict=True))} if wanted else None
+            held = self.valid(call, raw, known or self._tokens)
+            if held is None:
+                return None
+            if self._keeps and not reading.spoiled(key, *call.tags):
+                self.local.put(key, held[0])
+            return held
+
+    def valid(
+        self, call: Call, raw: bytes | None, tokens: Mapping[str, bytes | None]
+    ) -> tuple[Held, Kind] | None:
+        if raw is None:
+            return None
+        entry = self.terms.seals.opened(call.key, raw, call.rule.codec.decode)
+        if entry is None or entry.tokens != tuple(tokens.get(tag) for tag in call.tags):
+            return None
+        now = self.time()
+        ahead = self._ahead_ms / 1000
+        until = entry.until_ms / 1000 - ahead
+        if now >= until or entry.kind is Kind.PASS:
+            return None
+        fresh_until = entry.fresh_until_ms / 1000 - ahead
+        took_s = max(entry.took_ms / 1000, call.rule.counts.p95_s)
+        lead = min((fresh_until - now) / 2, 2 * took_s)
+        early = call.rule.early and entry.kind is not Kind.ERROR
+        error = None
+        if entry.kind is Kind.ERROR:
+            error = self._errors.get(entry.seal) or call.rule.error(entry.value)
+        held = Held(
+            value=entry.value,
+            error=error,
+            since=now,
+            fresh_until=fresh_until,
+            until=until,
+            refresh_at=fresh_until - lead if early else math.inf,
+            took_s=took_s,
+            seal=entry.seal,
+            tags=call.tags,
+            size=entry.size,
+        )
+        return held, entry.kind
+
+    @property
+    def _keeps(self) -> bool:
+        return self.ears.on and self.terms.local_bytes > 0
+
+    def _learn(
+        self, tags: Sequence[str], tokens: Sequence[bytes | None], reading: "_Reading"
+    ) -> None:
+        """Keep the tokens of tags while changes to them are heard of."""
+        if not self.ears.on:
+            return
+        if len(self._tokens) > MOST_TOKENS:
+            self._tokens.clear()
+        for tag, token in zip(tags, tokens, strict=True):
+            if token is not None and not reading.spoiled(tag):
+                self._tokens[tag] = token
+
+    # --- answers of ours ---
+
+    async def tokens_of(self, tags: Sequence[str]) -> tuple[bytes, ...]:
+        """From before the backend is called: a tag that changes meanwhile voids the answer."""
+        found = []
+        for tag in tags:
+            token = self._tokens.get(tag)
+            if token is None:
+                fresh = self.terms.random.randbytes(TOKEN)
+                token = await self.link.run(TAG_OF, (tag,), fresh, TAG_KEPT_S)
+            found.append(token)
+        return tuple(found)
+
+    async def void(self, tag: str, token: bytes) -> None:
+        """Give a tag another token: no answer with the old one is valid. Raises Unavailable."""
+        await self.link.run(KEEP, (tag,), token, TAG_KEPT_S)
+        self._tokens.pop(tag, None)
+        self.local.drop_tag(tag)
+
+    def made(
+        self, call: Call, outcome: Outcome, tokens: tuple[bytes, ...], took_s: float
+    ) -> tuple[bytes, int] | None:
+        """The entry of an answer as bytes and the milliseconds to keep it; None when it is not."""
+        rule = call.rule
+        stale_s, data, kind = 0.0, NIL, Kind.PASS
+        fresh_s = PASS_S
+        if outcome.error is not None:
+            fresh_s, kind = rule.error_s(outcome.error), Kind.ERROR
+            data = msgspec.msgpack.encode(_told(outcome.error))
+        elif outcome.value is None:
+            fresh_s, kind, stale_s = rule.missing_s, Kind.MISSING, rule.stale_s
+        elif rule.kept(outcome.value):
+            encoded = self._encoded(rule, outcome.value)
+            seconds = rule.ttl_s(outcome.value, self.terms.clock.now())
+            if encoded is not None and seconds > 0:
+                fresh_s, kind, stale_s, data = seconds, Kind.VALUE, rule.stale_s, encoded
+        keep_ms = round((fresh_s + stale_s) * 1000)
+        if keep_ms <= 0:
+            return None
+        now_ms = round(self.now_ms)
+        entry = Entry(
+            kind,
+            None,
+            now_ms + round(fresh_s * 1000),
+            now_ms + keep_ms,
+            round(took_s * 1000),
+            tokens,
+        )
+        raw = self.terms.seals.sealed(call.key, entry, data)
+        rule.counts.bytes += len(raw)
+        if isinstance(outcome.error, Exception):
+            if len(self._errors) > MOST_ERRORS:
+                self._errors.clear()
+            self._errors[raw[SEAL_AT]] = outcome.error
+        return raw, keep_ms
+
+    def _encoded(self, rule: Rule, value: Any) -> bytes | None:
+        """None, said once, for what would come back as something else."""
+        try:
+            return rule.codec.faithful(value)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            if not rule.counts.unkept:
+                remedy = "annotate what the function returns, or return plain data"
+                log.warning("cache.unkept", function=rule.name, because=f"{error}; {remedy}")
+            rule.counts.unkept += 1
+            return None
+
+    # --- what is heard ---
+
+    def _changed(self, keys: Sequence[bytes] | None) -> None:
+        """Somebody has changed these keys, or (None) emptied the server."""
+        if keys is None:
+            self._turned()
+            return
+        for raw in keys:
+            key = raw.decode(errors="replace")
+            if key in self._reading:
+                self._spoiled.add(key)
+            if key.startswith(self._tag_prefix):
+                self._tokens.pop(key, None)
+                self.local.drop_tag(key)
+                continue
+            self.local.drop(key)
+            woken = self.wakes.get(key.removesuffix(LEASE))
+            if woken is not None and not woken.done():
+                woken.set_result(None)
+
+    def _turned(self) -> None:
+        """Changes are heard of from now on, or no longer: what is here may be old."""
+        self.local.clear()
+        self._tokens.clear()
+        self._spoiled.update(self._reading)
+
+    @property
+    def now_ms(self) -> float:
+        """On the server's clock."""
+        return self.time() * 1000 + self._ahead_ms
+
+    async def set_clock(self) -> None:
+        """Moments in entries are the server's: the clocks of our hosts need not agree."""
+        before = self.time()
+        try:
+            seconds, micros = await self.link.ask("TIME")
+        except Unavailable:
+            return
+        middle = (before + self.time()) / 2
+        self._ahead_ms = int(seconds) * 1000 + int(micros) / 1000 - middle * 1000
+
+
+def _told(error: BaseException) -> list[str]:
+    """What other processes may know of a failure: its class and its text."""
+    only = error.args[0] if len(error.args) == 1 else error
+    return [type(error).__name__, str(only)[:LONGEST_TEXT]]
+
+
+class _Reading:
+    """Remembers that keys are being read, so that a change meanwhile is noticed."""
+
+    def __init__(self, reading: dict[str, int], spoiled: set[str], *keys: str) -> None:
+        self._reading = reading
+        self._spoiled = spoiled
+        self._keys = keys
+
+    def __enter__(self) -> Self:
+        for key in self._keys:
+            self._reading[key] = self._reading.get(key, 0) + 1
+        return self
+
+    def spoiled(self, *keys: str) -> bool:
+        return not self._spoiled.isdisjoint(keys)
+
+    def __exit__(self, *_: object) -> None:
+        for key in self._keys:
+            self._reading[key] -= 1
+            if not self._reading[key]:
+                del self._reading[key]
+                self._spoiled.discard(key)
