@@ -460,3 +460,16 @@ def test_mistakes_are_shown_without_secrets(fields: str, because: str) -> None:
     assert because in shown
     assert "sesame" not in shown
     assert "ses@me" not in shown
+
+
+def test_a_message_that_quotes_an_address_quotes_no_secret() -> None:
+    text = (
+        "policies:\n  web:\n    target: {local: {command: [sleep, '1']}}\n    metrics:\n"
+        "    - name: jobs\n      goal: {per_instance: 5}\n"
+        "      source: {http: {url: 'redis://:sesame@h', json: $}}\n"
+    )
+    document = located.parse(Path("made.yaml"), text)
+    policyfile.policies_of(document, {})
+    (problem,) = document.problems
+    assert '"redis://*******@h" is not an address' in problem.message
+    assert "sesame" not in problem.text()
