@@ -89,6 +89,7 @@ class Link:
         self._refusal = ""
         self._scripts: dict[str, str] = {}
         self._wires: list[AbstractConnection] = []  # that nobody uses at the moment
+        self._opened: list[AbstractConnection] = []  # all of them
 
     def get(self, key: str) -> Awaitable[bytes | None]:
         """Raises Unavailable. Alone it is a GET; whoever comes meanwhile goes with the others."""
@@ -222,7 +223,7 @@ class Link:
         if not self.up:
             raise Unavailable(self._why)
         used = bool(self._wires)
-        wire = self._wires.pop() if used else opened(self._client)
+        wire = self._wires.pop() if used else self._another()
         try:
             async with asyncio.timeout(self._budget_s) as limit:
                 try:
@@ -237,6 +238,11 @@ class Link:
             self._wires.append(wire)
         self._silent = 0
         return answer
+
+    def _another(self) -> AbstractConnection:
+        wire = opened(self._client)
+        self._opened.append(wire)
+        return wire
 
     # --- trouble ---
 
@@ -307,7 +313,7 @@ class Link:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for wire in self._wires:
+        for wire in self._opened:
             await wire.disconnect(nowait=True)
         await self._client.aclose()
 

@@ -18,16 +18,16 @@ from scaler.errors import ConfigError
 from scaler.maintenance.cache import CacheManager
 from scaler.maintenance.caching import flights
 from scaler.maintenance.caching.calls import BackendFailed
-from tests.integration.redises import RedisServer, insist_on_redis
+from tests.integration.redises import SERVERS, RedisServer, insist_on_redis
 from tests.integration.running import eventually
 
 pytestmark = pytest.mark.live
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    insist_on_redis()
-    made = RedisServer()
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    insist_on_redis(request.param)
+    made = RedisServer(request.param)
     made.start()
     yield made
     made.stop()

@@ -15,17 +15,17 @@ from scaler.clients import cache_ears
 from scaler.errors import Unavailable
 from scaler.maintenance.cache import CacheManager
 from scaler.maintenance.caching import flights
-from tests.integration.redises import RedisServer, insist_on_redis
+from tests.integration.redises import SERVERS, RedisServer, insist_on_redis
 from tests.integration.running import eventually
 
 ACL = Path("deploy/redis/cache.acl")
 pytestmark = pytest.mark.live
 
 
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    insist_on_redis()
-    made = RedisServer()
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    insist_on_redis(request.param)
+    made = RedisServer(request.param)
     made.start()
     yield made
     made.stop()
@@ -220,7 +220,7 @@ async def test_the_rights_that_are_shipped_suffice_and_none_is_spare(
 ) -> None:
     line = next(x for x in ACL.read_text().splitlines() if x.startswith("user "))
     _, name, *rights = line.split()
-    server.ask("ACL", "SETUSER", name, *rights, ">pw", "-ping")
+    server.ask("ACL", "SETUSER", name, *rights, ">pw", "on")
     server.ask("CONFIG", "RESETSTAT")
     cache = CacheManager(f"unix://{name}:pw@{server.socket}", namespace=name)
     await cache.start()
