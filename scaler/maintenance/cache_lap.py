@@ -12,7 +12,7 @@ MOST_GROUPS: Final = 5_000  # more are added up as "(others)" of their prefix
 MOST_BIG: Final = 100  # the largest ones
 MOST_EXAMPLES: Final = 3  # of each kind and prefix
 FEWEST: Final = 10  # keys in a call
-MOST_COUNT: Final = 100  # more of them gains nothing, and others wait seven times as long
+MOST_COUNT: Final = 100  # a thousand are no faster, and others wait seven times as long
 GROW_BY: Final = 10
 
 
