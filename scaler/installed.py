@@ -1,10 +1,12 @@
 """What is installed, opened when it is first needed: adapters, the store and the lease."""
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scaler import plugins
 from scaler.clients.http import HttpClient
+from scaler.clock import Clock
 from scaler.core.document import Balancer as BalancerRules
 from scaler.core.document import Target
 from scaler.core.healthpolicy import Probe
@@ -26,6 +28,7 @@ from scaler.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from scaler.clients.peers import Peers
+    from scaler.maintenance.cache_job import CacheJob, Note
 
 
 class Installed:
@@ -68,6 +71,30 @@ def open_store(settings: Settings) -> Store:
     from scaler.stores.sqlite import SqliteStore  # noqa: PLC0415 - only where it is used
 
     return SqliteStore(settings.state_dir / "scaler.db")
+
+
+def open_caches(
+    settings: Settings,
+    clock: Clock,
+    *,
+    note: "Note",
+    leads: Callable[[], bool],
+    wrap: Callable[[Awaitable[None]], Awaitable[None]],
+) -> "tuple[CacheJob, ...]":
+    """What keeps caches healthy, one for each; none when the settings name no file of them.
+
+    Raises:
+        ConfigError: the file is invalid, or an address cannot be used.
+    """
+    if settings.caches is None:
+        return ()
+    from scaler.maintenance.cache_file import load_caches  # noqa: PLC0415 - only where it is used
+    from scaler.maintenance.cache_job import CacheJob  # noqa: PLC0415
+
+    return tuple(
+        CacheJob(rules, clock, note=note, leads=leads, act=settings.act, wrap=wrap)
+        for rules in load_caches(settings.caches).caches.values()
+    )
 
 
 def open_lease(settings: Settings, context: Context) -> Lease | None:
