@@ -32,8 +32,8 @@ IDLE_S: Final = 2.0
 LIMIT: Final = 500  # keys a second that may be removed
 REMOVED: Final = 2_500
 READS: Final = frozenset(
-    {"scan", "pttl", "type", "memory|usage", "object|idletime", "eval_ro", "info", "ping", "get",
-     "hlen", "hgetall", "slowlog|get", "slowlog|len", "config|resetstat", "client|setinfo"}
+    {"scan", "pttl", "time", "type", "memory|usage", "object|idletime", "eval_ro", "info", "ping",
+     "get", "hlen", "hgetall", "slowlog|get", "slowlog|len", "config|resetstat", "client|setinfo"}
 )  # fmt: skip
 
 

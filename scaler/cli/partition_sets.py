@@ -114,6 +114,13 @@ def _text(report: Report) -> str:
 
 def verify(databases: Sequence[Database], form: str) -> bool:
     """Print whether each database can be kept, and the grants that are missing."""
+    plain = verified(databases)
+    show(form, plain, lambda: "\n".join(map(_verified, plain)))
+    return all(entry["ok"] for entry in plain)
+
+
+def verified(databases: Sequence[Database]) -> list[dict[str, Any]]:
+    """Whether each database can be kept, what needs a person, and the grants that are missing."""
     plain: list[dict[str, Any]] = []
     for rules in databases:
         try:
@@ -125,8 +132,7 @@ def verify(databases: Sequence[Database], form: str) -> bool:
         ok = not alarms and not grants
         entry = {"database": rules.name, "ok": ok, "alarms": alarms, "grants": list(grants)}
         plain.append(entry)
-    show(form, plain, lambda: "\n".join(map(_verified, plain)))
-    return all(entry["ok"] for entry in plain)
+    return plain
 
 
 def _verified(entry: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from scaler.clients.cache_link import LOST, Client, Link
+from scaler.clients.cache_link import LOST, Client, Link, opened
 from scaler.clock import Clock
 from scaler.errors import Unavailable
 
@@ -70,7 +70,7 @@ class Ears:
             return
         wait = FIRST_WAIT
         while True:
-            connection = self._made()
+            connection = opened(self._client, protocol=3, socket_timeout=None)
             try:
                 await self._tracked(connection)
                 beats = asyncio.create_task(self._beats())
@@ -82,12 +82,6 @@ class Ears:
                 await connection.disconnect(nowait=True)
             await self._clock.sleep(wait * (1 + self._random.random() / 4))
             wait = min(wait * 2, LONGEST_WAIT)
-
-    def _made(self) -> AbstractConnection:
-        pool = self._client.connection_pool  # type: ignore[union-attr]
-        settings = {**pool.connection_kwargs, "protocol": 3, "socket_timeout": None}
-        made: AbstractConnection = pool.connection_class(**settings)
-        return made
 
     async def _tracked(self, connection: AbstractConnection) -> None:
         async with asyncio.timeout(PATIENCE.total_seconds()):

@@ -6,7 +6,7 @@ answer, so an outage costs its first callers the budget and everybody after them
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
 from hashlib import sha1
 from random import Random
@@ -15,7 +15,7 @@ from typing import Any, Final
 import structlog
 from redis import exceptions
 from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -30,6 +30,8 @@ LONGEST_PROBE: Final = timedelta(seconds=1)
 REFUSED_FOR: Final = timedelta(seconds=1)  # no writes after one was refused
 Client = Redis | RedisCluster
 LOST: Final = (exceptions.RedisError, OSError, TimeoutError)
+
+_Pending = list[tuple[str, "asyncio.Future[bytes | None]"]]
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +48,12 @@ def connected(url: str) -> Client:
     """
     try:
         pool = ConnectionPool.from_url(
-            url, protocol=2, socket_timeout=None, retry=Retry(NoBackoff(), 0), max_connections=1000
+            url,
+            protocol=2,
+            socket_timeout=None,
+            retry=Retry(NoBackoff(), 0),
+            max_connections=1000,
+            driver_info=None,  # two commands less, that some users may not give
         )
     except ValueError as error:
         raise ConfigError(f"the address of Redis cannot be used: {error}") from None
@@ -72,7 +79,8 @@ class Link:
         self._random = random
         self._room = asyncio.Semaphore(AT_ONCE)
         self._direct = False
-        self._pending: dict[str, list[asyncio.Future[bytes | None]]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._pending: _Pending = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._silent = 0
         self._why = ""
@@ -80,14 +88,17 @@ class Link:
         self._no_writes_until = timedelta()
         self._refusal = ""
         self._scripts: dict[str, str] = {}
+        self._wires: list[AbstractConnection] = []  # that nobody uses at the moment
+        self._opened: list[AbstractConnection] = []  # all of them
 
-    async def get(self, key: str) -> bytes | None:
+    def get(self, key: str) -> Awaitable[bytes | None]:
         """Raises Unavailable. Alone it is a GET; whoever comes meanwhile goes with the others."""
-        if self._direct:
-            return await self._together(key)
+        return self._together(key) if self._direct else self._alone(key)
+
+    async def _alone(self, key: str) -> bytes | None:
         self._direct = True
         try:
-            answer: bytes | None = await self.ask("GET", key)
+            answer: bytes | None = await self._read("GET", key)
         except Unavailable as error:
             raise self._forbidden(error) from error
         finally:
@@ -103,10 +114,10 @@ class Link:
         if not self.up:
             raise Unavailable(self._why)
         try:
-            async with asyncio.timeout(self._budget_s):
+            async with asyncio.timeout(self._budget_s) as limit:
                 answer = await self._client.execute_command(*words)
         except LOST as error:
-            raise self._failed(error) from error
+            raise self._failed(error, limit) from error
         self._silent = 0
         return answer
 
@@ -125,7 +136,7 @@ class Link:
                     answer = await self.ask("EVALSHA", sha, *arguments)
         except Unavailable as error:
             if isinstance(error.__cause__, exceptions.NoScriptError):  # the server was restarted
-                del self._scripts[script]
+                self._scripts.pop(script, None)
                 return await self.run(script, keys, *values)
             raise self._refused(error) from error
         if self._refusal:
@@ -140,10 +151,10 @@ class Link:
         if not self.up:
             raise Unavailable(self._why)
         try:
-            async with asyncio.timeout(self._budget_s):
+            async with asyncio.timeout(self._budget_s) as limit:
                 return int(await self._client.unlink(*keys))
         except LOST as error:
-            raise self._failed(error) from error
+            raise self._failed(error, limit) from error
 
     async def scan(self, pattern: str, count: int) -> AsyncIterator[list[str]]:
         """The keys that match, a few at a time. Raises Unavailable."""
@@ -151,12 +162,12 @@ class Link:
         some: list[str] = []
         while True:
             try:
-                async with asyncio.timeout(self._budget_s):
+                async with asyncio.timeout(self._budget_s) as limit:
                     some.append((await anext(found)).decode(errors="replace"))
             except StopAsyncIteration:
                 break
             except LOST as error:
-                raise self._failed(error) from error
+                raise self._failed(error, limit) from error
             if len(some) >= count:
                 yield some
                 some = []
@@ -166,56 +177,84 @@ class Link:
     # --- together ---
 
     def _together(self, key: str) -> "asyncio.Future[bytes | None]":
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[bytes | None] = loop.create_future()
+        future: asyncio.Future[bytes | None] = self._loop.create_future()
         if not self.up:
             future.set_exception(Unavailable(self._why))
             return future
         if not self._pending:
-            loop.call_soon(self._send)
-        self._pending.setdefault(key, []).append(future)
+            self._loop.call_soon(self._send)
+        self._pending.append((key, future))
         return future
 
     def _send(self) -> None:
-        pending, self._pending = self._pending, {}
-        keys = list(pending)
-        for begin in range(0, len(keys), TOGETHER):
-            some = {key: pending[key] for key in keys[begin : begin + TOGETHER]}
-            self._background(self._sent(some))
+        pending, self._pending = self._pending, []
+        for begin in range(0, len(pending), TOGETHER):
+            self._background(self._sent(pending[begin : begin + TOGETHER]))
 
-    async def _sent(self, some: dict[str, list["asyncio.Future[bytes | None]"]]) -> None:
+    async def _sent(self, some: _Pending) -> None:
+        keys = list(dict.fromkeys([key for key, _ in some]))
         try:
             async with self._room:
-                answers = await self._mget(list(some))
+                answers = dict(zip(keys, await self._mget(keys), strict=True))
         except Unavailable as error:
-            for future in (f for futures in some.values() for f in futures if not f.done()):
-                future.set_exception(error)
+            _failed(some, error)
             return
-        for futures, answer in zip(some.values(), answers, strict=True):
-            for future in futures:
-                if not future.done():
-                    future.set_result(answer)
+        for key, future in some:
+            if not future.done():
+                future.set_result(answers[key])
 
     async def _mget(self, keys: list[str]) -> Sequence[bytes | None]:
         try:
             if not self._cluster:
-                answers: Sequence[bytes | None] = await self.ask("MGET", *keys)
+                answers: Sequence[bytes | None] = await self._read("MGET", *keys)
                 return answers
-            async with asyncio.timeout(self._budget_s):
+            async with asyncio.timeout(self._budget_s) as limit:
                 found: Sequence[bytes | None] = await self._client.mget_nonatomic(keys)  # type: ignore[union-attr]
         except LOST as error:
-            raise self._failed(error) from error
+            raise self._failed(error, limit) from error
         except Unavailable as error:
             raise self._forbidden(error) from error
         return found
 
+    async def _read(self, *words: str) -> Any:
+        """On a connection that only reads: the way through the pool costs as much as the rest."""
+        if self._cluster:
+            return await self.ask(*words)
+        if not self.up:
+            raise Unavailable(self._why)
+        used = bool(self._wires)
+        wire = self._wires.pop() if used else self._another()
+        try:
+            async with asyncio.timeout(self._budget_s) as limit:
+                try:
+                    answer = await _answered(wire, words)
+                except exceptions.ConnectionError:
+                    if not used:
+                        raise
+                    answer = await _answered(wire, words)  # the server had closed it meanwhile
+        except LOST as error:
+            raise self._failed(error, limit) from error
+        finally:
+            self._wires.append(wire)
+        self._silent = 0
+        return answer
+
+    def _another(self) -> AbstractConnection:
+        wire = opened(self._client)
+        self._opened.append(wire)
+        return wire
+
     # --- trouble ---
 
-    def _failed(self, error: Exception) -> Unavailable:
-        """What callers get, after drawing the consequences."""
+    def _failed(self, error: Exception, limit: asyncio.Timeout) -> Unavailable:
+        """What callers get, after drawing the consequences.
+
+        An event loop that was busy for so long itself says nothing about the server.
+        """
         why = str(error) or f"no answer within {self._budget_s:g} s"
         if isinstance(error, TimeoutError | exceptions.TimeoutError):
-            self._silent += 1
+            late_s = self._loop.time() - (limit.when() or 0)
+            self._silent += late_s < self._budget_s / 2
             if self._silent >= SILENT:
                 self._down(f"no answer within {self._budget_s:g} s")
         elif not isinstance(error, exceptions.ResponseError):
@@ -244,9 +283,8 @@ class Link:
             return
         self.up, self._why, self._lost_at = False, why, self._clock.monotonic()
         log.warning("cache.lost", because=why)
-        pending, self._pending = self._pending, {}
-        for future in (f for futures in pending.values() for f in futures if not f.done()):
-            future.set_exception(Unavailable(why))
+        pending, self._pending = self._pending, []
+        _failed(pending, Unavailable(why))
         self._background(self._probe())
 
     async def _probe(self) -> None:
@@ -275,7 +313,27 @@ class Link:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for wire in self._opened:
+            await wire.disconnect(nowait=True)
         await self._client.aclose()
+
+
+def _failed(some: _Pending, error: Unavailable) -> None:
+    for _, future in some:
+        if not future.done():
+            future.set_exception(error)
+
+
+def opened(client: Client, **settings: Any) -> AbstractConnection:
+    """A connection beside those of a client, as it makes them; not connected yet."""
+    pool = client.connection_pool  # type: ignore[union-attr]
+    made: AbstractConnection = pool.connection_class(**{**pool.connection_kwargs, **settings})
+    return made
+
+
+async def _answered(wire: AbstractConnection, words: Sequence[str]) -> Any:
+    await wire.send_command(*words, check_health=False)
+    return await wire.read_response()
 
 
 def _sha1(script: str) -> str:

@@ -53,6 +53,8 @@ ERRORS: Final[dict[type[Exception], type[ScalerError]]] = {
     errors.InvalidSchemaName: NotFound,
     errors.ReadOnlySqlTransaction: Unavailable,  # a replica, until it takes over
     errors.DiskFull: Unavailable,
+    errors.ObjectNotInPrerequisiteState: PermanentError,  # the library calls it operational
+    errors.ProgramLimitExceeded: PermanentError,
     errors.OperationalError: Unavailable,  # among them: shut down, starting, too many clients
     psycopg.Error: PermanentError,
     OSError: Unavailable,

@@ -22,15 +22,15 @@ from typing import Any, Final, TypeVar, get_type_hints
 from scaler.clients.cache_link import Client, connected
 from scaler.clock import Clock, SystemClock
 from scaler.errors import ConfigError, Unavailable
-from scaler.maintenance import cache_keys, cache_stats
-from scaler.maintenance.cache_keys import LEASE, NAMESPACE
-from scaler.maintenance.cache_portal import Portal
-from scaler.maintenance.cache_rule import Call, Outcome, Rule, Terms
-from scaler.maintenance.cache_scripts import PUT
-from scaler.maintenance.cache_side import Side
-from scaler.maintenance.cache_stats import Counts
-from scaler.maintenance.cache_times import Ttl, reader, span_s
-from scaler.maintenance.cache_value import MOST_TAGS, TOKEN, Codec, Seals
+from scaler.maintenance.caching import names
+from scaler.maintenance.caching.calls import Call, Outcome, Rule, Terms
+from scaler.maintenance.caching.counts import Counts, plain
+from scaler.maintenance.caching.names import LEASE, NAMESPACE
+from scaler.maintenance.caching.portal import Portal
+from scaler.maintenance.caching.scripts import PUT
+from scaler.maintenance.caching.side import Side
+from scaler.maintenance.caching.times import Ttl, reader, span_s
+from scaler.maintenance.caching.values import MOST_TAGS, TOKEN, Codec, Seals
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -131,11 +131,11 @@ class CacheManager:
         """
 
         def decorated(function: F) -> F:
-            title = name or cache_keys.named(function)
+            title = name or names.named(function)
             try:
                 declared = returns if returns is not None else _declared(function)
-                build = cache_keys.builder(function, key)
-                tagged = cache_keys.tags_of(function, tags)
+                build = names.builder(function, key)
+                tagged = names.tags_of(function, tags)
                 rule = self._rule(
                     title,
                     Codec(declared),
@@ -145,7 +145,7 @@ class CacheManager:
                     errors=errors,
                     early=early,
                     condition=condition,
-                    version=cache_keys.version(function, declared, key, version),
+                    version=names.version(function, declared, key, version),
                 )
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"{title} cannot be cached: {error}") from None
@@ -161,7 +161,7 @@ class CacheManager:
         return decorated
 
     def _awaited(
-        self, function: F, rule: Rule, build: cache_keys.Builder, tagged: list[cache_keys.Builder]
+        self, function: F, rule: Rule, build: names.Builder, tagged: list[names.Builder]
     ) -> F:
         head, counts = self._head(rule), rule.counts
 
@@ -188,7 +188,7 @@ class CacheManager:
         return call  # type: ignore[return-value]
 
     def _threaded(
-        self, function: F, rule: Rule, build: cache_keys.Builder, tagged: list[cache_keys.Builder]
+        self, function: F, rule: Rule, build: names.Builder, tagged: list[names.Builder]
     ) -> F:
         head, counts = self._head(rule), rule.counts
 
@@ -219,7 +219,7 @@ class CacheManager:
 
         return call  # type: ignore[return-value]
 
-    def _equipped(self, function: F, rule: Rule, build: cache_keys.Builder) -> F:
+    def _equipped(self, function: F, rule: Rule, build: names.Builder) -> F:
         head = self._head(rule)
 
         def key(*args: Any, **named: Any) -> str:
@@ -274,7 +274,7 @@ class CacheManager:
     def _tags(
         self,
         rule: Rule,
-        tagged: list[cache_keys.Builder],
+        tagged: list[names.Builder],
         args: tuple[Any, ...],
         named: Mapping[str, Any],
     ) -> tuple[str, ...]:
@@ -357,10 +357,10 @@ class CacheManager:
         return rule
 
     def _by_hand(self, key: str) -> str:
-        return f"{self._terms.namespace}:{{=:{cache_keys.by_hand(key)}}}"
+        return f"{self._terms.namespace}:{{=:{names.by_hand(key)}}}"
 
     def _tag_keys(self, tags: Sequence[str]) -> tuple[str, ...]:
-        return tuple(f"{self._terms.namespace}:tag:{cache_keys.by_hand(tag)}" for tag in tags)
+        return tuple(f"{self._terms.namespace}:tag:{names.by_hand(tag)}" for tag in tags)
 
     # --- invalidation ---
 
@@ -431,9 +431,9 @@ class CacheManager:
         await self._here().report()
 
     def statistics(self) -> Mapping[str, Mapping[str, Any]]:
-        """What each function did in this process: see `cache_stats.Counts.plain`."""
+        """What each function did in this process: see `counts.Counts.plain`."""
         rules = [self._plain, *self._rules.values()]
-        return cache_stats.plain((rule.name or "=", rule.counts) for rule in rules)
+        return plain((rule.name or "=", rule.counts) for rule in rules)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Any coroutine of this cache, for threads without an event loop.

@@ -200,7 +200,7 @@ class CacheAudit:
         while True:
             asked = self._clock.monotonic()
             chunk = await self._server.look(cursor, pace.count, question)
-            pause = pace.took(self._clock.monotonic() - asked)
+            pause = pace.took(self._clock.monotonic() - asked, chunk.busy)
             cursor = chunk.cursor
             seen += chunk.seen
             if (why := await take(chunk)) or cursor == 0:

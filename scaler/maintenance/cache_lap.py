@@ -12,7 +12,7 @@ MOST_GROUPS: Final = 5_000  # more are added up as "(others)" of their prefix
 MOST_BIG: Final = 100  # the largest ones
 MOST_EXAMPLES: Final = 3  # of each kind and prefix
 FEWEST: Final = 10  # keys in a call
-MOST_COUNT: Final = 100  # more of them gains nothing, and others wait seven times as long
+MOST_COUNT: Final = 100  # a thousand are no faster, and others wait seven times as long
 GROW_BY: Final = 10
 
 
@@ -90,8 +90,8 @@ class Lap:
 class Pace:
     """How many keys the next call looks at, and how long to wait before it.
 
-    The time that a call takes beyond what an empty one takes is taken for the server's: it may be
-    less, never more, so both limits are kept.
+    A server that does not say how long it has worked is taken to have worked for what a call takes
+    beyond an empty one: it may have been less, so both limits are kept.
     """
 
     def __init__(self, step: timedelta, share: float, empty: timedelta) -> None:
@@ -102,9 +102,9 @@ class Pace:
         self._share = share
         self._empty = empty
 
-    def took(self, span: timedelta) -> timedelta:
-        """Take in how long a call took; how long to wait before the next one."""
-        busy = max(span - self._empty, timedelta())
+    def took(self, span: timedelta, worked: timedelta | None) -> timedelta:
+        """Take in how long a call took and the server worked; the wait before the next one."""
+        busy = max(span - self._empty, timedelta()) if worked is None else worked
         self.busy += busy
         if busy > self._step:
             self.count = max(FEWEST, self.count // 2)

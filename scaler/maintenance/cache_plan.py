@@ -121,8 +121,8 @@ def hit_ratio(before: Server | None, now: Server) -> float | None:
 def must_stop(first: Server, now: Server) -> str:
     """Why a lap is to end early; empty when it may go on.
 
-    Scanning makes the server expire fewer keys in the background: with many of them it would run
-    out of memory because it is being looked at (measured in docs/caches.md).
+    A long SCAN can hold up the expiry of keys in the background, so that they pile up because they
+    are being looked at. Source: issue 15411 of Redis.
     """
     if now.loading:
         return "the server is loading its data"

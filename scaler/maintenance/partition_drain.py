@@ -8,10 +8,12 @@ deleted, so triggers of the table do not fire. The old DEFAULT stays, detached a
 dropped a day later.
 """
 
+from datetime import timedelta
 from typing import Final
 
 from scaler.clients.postgres import Handle, Part, Query, listed, name, phrase
-from scaler.errors import PermanentError
+from scaler.core.units import format_span
+from scaler.errors import PermanentError, Unavailable
 from scaler.maintenance import partition_sql
 from scaler.maintenance.partition_facts import Mark
 from scaler.maintenance.partition_keeper import Keeper
@@ -29,8 +31,8 @@ WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped
 async def drain(keeper: Keeper, step: Drain) -> None:
     """Put the rows where they belong.
 
-    Up to `migrate.batch_rows` rows are copied in the transaction that exchanges the tables, which
-    holds everybody up for as long as `locks.max_block` at most.
+    Up to `migrate.batch_rows` rows are copied in the transaction that exchanges the tables. It
+    holds everybody up, for `locks.max_block` and the statement under way then at most.
 
     Raises:
         Busy: a lock was not free in time; nothing has changed.
@@ -53,6 +55,7 @@ async def _exchange(
     parent, default = keeper.parent, (step.default.schema, step.default.name)
     columns = _columns(await handle.fetch(COLUMNS, parent))
     await handle.execute(phrase("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", name(*parent)))
+    since = keeper.monotonic()
     (before,) = (await handle.fetch(phrase("SELECT count(*) FROM {}", name(*default))))[0]
     now = keeper.now()
     old = (default[0], f"{default[1][:40]}_drained_{now:%y%m%d%H%M%S}")
@@ -71,6 +74,7 @@ async def _exchange(
     copied = 0
     for target, condition in zip(step.targets, belongs, strict=True):
         copied += await handle.execute(_copy(old, keeper.at(target.name), columns, condition))
+        _in_time(keeper, since)
     rest = phrase("({}) IS NOT TRUE", listed(belongs, " OR "))
     copied += await handle.execute(_copy(old, default, columns, rest))
     if copied != before:
@@ -88,6 +92,21 @@ async def _exchange(
             ]
         )
     )
+    _in_time(keeper, since)
+
+
+def _in_time(keeper: Keeper, since: timedelta) -> None:
+    """Others have not been held up for too long yet.
+
+    Raises:
+        Unavailable: they have; what was done in the transaction is undone.
+    """
+    held, most = keeper.monotonic() - since, keeper.rules.locks.max_block
+    if held > most:
+        raise Unavailable(
+            f"draining DEFAULT takes longer than locks.max_block ({format_span(most)}), so nothing "
+            "was changed; raise it for one run at a quiet time"
+        )
 
 
 def _columns(rows: list[tuple[str, ...]]) -> Part:

@@ -31,6 +31,7 @@ from scaler.maintenance.partition_rules import PartitionSet
 from scaler.maintenance.partition_sql import Grant, Place
 
 PATIENCE: Final = timedelta(seconds=30)  # for one statement that changes the catalogue
+ASYNCHRONOUS: Final = "SET LOCAL synchronous_commit = off"
 LONGEST_ARCHIVE: Final = timedelta(hours=6)
 MOST_OUTPUT: Final = 300  # characters of what a command said
 
@@ -66,6 +67,9 @@ class Keeper:
 
     def now(self) -> datetime:
         return self._clock.now()
+
+    def monotonic(self) -> timedelta:
+        return self._clock.monotonic()
 
     async def take(self, steps: Sequence[Step]) -> None:
         """Carry out one step, or the creation of several partitions together.
@@ -165,10 +169,13 @@ class Keeper:
                 await handle.execute(partition_sql.detached(self.parent, place))
             return
         await self._remember(place, mark, old.comment)
-        if await self._pending(place):  # an earlier attempt of this step got half way
-            await self._alone(partition_sql.finalized(self.parent, place))
-        else:
+        try:
             await self._alone(partition_sql.detached_concurrently(self.parent, place))
+        except PermanentError:
+            if not await self._pending(place):
+                raise
+            # an earlier attempt of this step got half way
+            await self._alone(partition_sql.finalized(self.parent, place))
         await self._remember(place, mark.but(detached=self._clock.now()), old.comment)
 
     async def _pending(self, place: Place) -> bool:
@@ -199,8 +206,14 @@ class Keeper:
                 await self._database.execute("RESET ROLE")
 
     async def _remember(self, place: Place, mark: Mark, comment: str | None) -> None:
+        """Write a mark down; the disk is not waited for.
+
+        The log is written in order: no detachment outlives a crash without the mark before it,
+        and a later mark that is lost is made again at the next look.
+        """
+        words = partition_sql.commented(place, mark, comment)
         async with self.transaction() as handle:
-            await handle.execute(partition_sql.commented(place, mark, comment))
+            await handle.execute(partition_sql.script([phrase(ASYNCHRONOUS), words]))
 
     async def _archive(self, table: Detached) -> None:
         """Run the command of the rules; only its success is remembered.

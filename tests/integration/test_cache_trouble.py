@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,18 +13,19 @@ from structlog.testing import capture_logs
 
 from scaler.clients import cache_ears
 from scaler.errors import Unavailable
-from scaler.maintenance import cache_flight
 from scaler.maintenance.cache import CacheManager
-from tests.integration.redises import RedisServer, insist_on_redis
+from scaler.maintenance.caching import flights
+from tests.integration.redises import SERVERS, RedisServer, insist_on_redis
 from tests.integration.running import eventually
 
+ACL = Path("deploy/redis/cache.acl")
 pytestmark = pytest.mark.live
 
 
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    insist_on_redis()
-    made = RedisServer()
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    insist_on_redis(request.param)
+    made = RedisServer(request.param)
     made.start()
     yield made
     made.stop()
@@ -87,9 +89,12 @@ async def again(cache: CacheManager) -> None:
     await eventually(lambda: side.shared.link.up and side.shared.ears.on, "Redis is back")
 
 
+@pytest.mark.parametrize("local", [True, False], ids=["kept locally", "in Redis only"])
 async def test_a_killed_redis_is_noticed_by_nobody(
-    server: RedisServer, cache: CacheManager, logged: list[Any]
+    server: RedisServer, logged: list[Any], *, local: bool
 ) -> None:
+    cache = CacheManager(server.url, namespace="t", local=local)
+    await cache.start()
     calls = Calls(cache)
     await calls.go_on(0.3)
     server.kill()
@@ -104,6 +109,7 @@ async def test_a_killed_redis_is_noticed_by_nobody(
     lines = [line["event"] for line in logged]
     assert len(lines) <= 5, lines
     assert {"cache.lost", "cache.back"} <= set(lines)
+    await cache.aclose()
 
 
 async def test_a_hanging_redis_costs_its_first_callers_the_budget(
@@ -127,7 +133,7 @@ async def test_a_hanging_redis_costs_its_first_callers_the_budget(
 async def test_a_lease_that_was_asked_for_in_vain_is_given_back(
     server: RedisServer, cache: CacheManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_flight, "LEASE_MS", 3_600_000)  # it does not end by itself
+    monkeypatch.setattr(flights, "LEASE_MS", 3_600_000)  # it does not end by itself
     calls = Calls(cache)
     await calls.one(1)
     server.pause()
@@ -136,6 +142,31 @@ async def test_a_lease_that_was_asked_for_in_vain_is_given_back(
     await again(cache)
     await eventually(lambda: not server.ask("KEYS", "*:lease").split(), "no lease is left")
     assert calls.errors == 0
+
+
+async def test_scripts_that_redis_has_forgotten_are_given_again(
+    server: RedisServer, cache: CacheManager
+) -> None:
+    calls = Calls(cache)
+    await asyncio.gather(*[calls.one(key) for key in range(20)])
+    server.ask("SCRIPT", "FLUSH")
+    await asyncio.gather(*[calls.one(key) for key in range(20, 40)])
+    assert (calls.made, calls.count, calls.errors) == (40, 40, 0)
+    assert not server.ask("KEYS", "*:lease").split()
+
+
+async def test_an_event_loop_that_was_busy_itself_says_nothing_about_redis(
+    server: RedisServer, cache: CacheManager, logged: list[Any]
+) -> None:
+    calls = Calls(cache)
+    for key in range(5):
+        asking = asyncio.create_task(calls.one(key))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        time.sleep(0.3)  # three times the budget
+        await asking
+    assert cache._here().shared.link.up
+    assert not logged
 
 
 async def test_a_full_redis_still_answers(
@@ -182,6 +213,42 @@ async def test_a_user_who_may_not_do_everything(
     assert calls.errors == 0
     assert len(logged) <= 5, logged
     await cache.aclose()
+
+
+async def test_the_rights_that_are_shipped_suffice_and_none_is_spare(
+    server: RedisServer, logged: list[Any]
+) -> None:
+    line = next(x for x in ACL.read_text().splitlines() if x.startswith("user "))
+    _, name, *rights = line.split()
+    server.ask("ACL", "SETUSER", name, *rights, ">pw", "on")
+    server.ask("CONFIG", "RESETSTAT")
+    cache = CacheManager(f"unix://{name}:pw@{server.socket}", namespace=name)
+    await cache.start()
+    calls = Calls(cache, stale="1m", tags=["x"])
+    await kept_locally(cache, calls)
+    await asyncio.gather(*[calls.get(key) for key in range(5)])
+    await cache.set("k", 1, ttl="1m")
+    assert await cache.get("k") == 1
+    await cache.publish()
+    cache._here().local.clear()
+    await cache.warm_up()
+    assert await cache.invalidate_pattern("get.*:1") == 1
+    await cache.invalidate_tag("x")
+    with pytest.raises(ZeroDivisionError):
+        await cache.get_or_set("failing", _failing, ttl="1m")
+    await cache.aclose()
+    assert not logged
+    assert not [x for x in server.ask("ACL", "LOG").splitlines() if "reason" in x]
+    used = {
+        x.partition(":")[0].removeprefix("cmdstat_")
+        for x in server.ask("INFO", "commandstats").split()
+    }
+    granted = {right[1:] for right in rights if right.startswith("+")}
+    assert granted - used <= {"hello", "pexpire"}  # the second only while a backend is slow
+
+
+async def _failing() -> int:
+    return 1 // 0
 
 
 @pytest.mark.parametrize("url", ["unix://:wrong@{}", "unix:///nowhere/s"], ids=["password", "gone"])
@@ -271,7 +338,7 @@ async def test_what_changes_while_it_is_read_is_not_kept(
         side.shared._changed([key.encode()])
         return answer
 
-    await eventually(lambda: side.shared._tokens, "tokens of tags are known")
+    await calls.get(2)  # from here on the tokens of its tags are known
     monkeypatch.setattr(side.shared.link, "get", overtaken)
     assert await calls.get(1) == 1
     assert key not in local_of(cache)

@@ -1,5 +1,8 @@
 """Partition sets kept in order on a real PostgreSQL."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from itertools import count
@@ -8,7 +11,7 @@ import pytest
 
 from scaler.clients.postgres import Postgres
 from scaler.errors import Unavailable
-from tests.integration.ledgers import NOW, Books, counting
+from tests.integration.ledgers import NOW, Books, Clock, counting, rules
 from tests.integration.postgreses import PostgresServer, insist_on_postgres
 
 numbers = count()
@@ -149,6 +152,32 @@ async def test_rows_of_the_default_partition_move_where_they_belong(books: Books
     assert [d for d in again.outcomes[0].done if d.startswith("drop rest_drained_")]
 
 
+async def test_a_drain_that_takes_too_long_changes_nothing(books: Books) -> None:
+    books.ledger()
+    await books.run({"default": "guard", "ahead": 1})
+    books.sql(ROWS.format(at="'2026-09-05 00:00+00'", low=1, high=10))
+
+    class Slow(Clock):
+        def monotonic(self) -> timedelta:
+            self._elapsed += timedelta(milliseconds=200)
+            return super().monotonic()
+
+    books.clock = Slow()
+    report = await books.run({"default": "guard", "ahead": 1})
+    assert "draining DEFAULT takes longer than locks.max_block (250ms)" in report.outcomes[0].failed
+    assert books.sql("SELECT count(*) FROM ledger_default") == "10"
+    assert books.partitions() == ["ledger_2026_05", "ledger_2026_06", "ledger_default"]
+
+
+async def test_more_rows_than_a_short_lock_moves_are_reported(books: Books) -> None:
+    books.ledger()
+    await books.run({"default": "guard"})
+    books.sql(ROWS.format(at="'2026-09-05 00:00+00'", low=1, high=101))
+    report = await books.run({"default": "guard", "migrate": {"batch_rows": 100}})
+    assert "holds 101 rows, more than migrate.batch_rows (100)" in report.outcomes[0].failed
+    assert books.sql("SELECT count(*) FROM ledger_default") == "101"
+
+
 async def test_one_bad_table_never_stops_the_others(books: Books, server: PostgresServer) -> None:
     for name in ("a", "locked", "z"):
         books.ledger(name)
@@ -278,5 +307,84 @@ async def test_no_server_is_said(books: Books, server: PostgresServer) -> None:
     server.start("log_statement=all", "log_line_prefix=%d|")
 
 
-def test_the_moment_of_these_tests_is_in_may() -> None:
-    assert NOW.month == 5
+@pytest.mark.parametrize(
+    ("kind", "key", "at"),
+    [
+        ("date", None, "'2026-06-30'"),
+        ("timestamp", None, "'2026-06-30 23:59:59'"),
+        ("timestamptz", None, "'2026-06-30 21:59:59+00'"),
+        ("bigint", "epoch s", "1782856799"),
+        ("bigint", "epoch ms", "1782856799999"),
+        ("uuid", "uuidv7", "'019f1a8b-d6ff-7fff-bfff-ffffffffffff'"),
+    ],
+)
+async def test_every_kind_of_key_in_a_zone(
+    books: Books, kind: str, key: str | None, at: str
+) -> None:
+    """The last moment of June in Berlin lies in the partition of June, and DEFAULT drains to it."""
+    books.sql(f"CREATE TABLE ledger (created_at {kind} NOT NULL) PARTITION BY RANGE (created_at)")
+    one = {"key": key, "timezone": "Europe/Berlin", "default": "guard", "ahead": 2}
+    assert (await books.run({**one, "ahead": 1})).ok
+    names = ["ledger_2026_05", "ledger_2026_06", "ledger_default"]
+    assert books.partitions() == names
+    books.sql(f"INSERT INTO ledger VALUES ({at})")
+    assert books.sql("SELECT count(*) FROM ledger_2026_06") == "1"
+    later = {"date": "'2026-07-01'", "timestamp": "'2026-07-01'"}.get(kind)
+    if later is None:
+        number = str(at).strip("'")
+        later = (
+            str(int(number) + 1)
+            if kind == "bigint"
+            else {
+                "uuid": "'019f1a8b-d700-7000-8000-000000000000'",
+                "timestamptz": "'2026-06-30 22:00:00+00'",
+            }[kind]
+        )
+    books.sql(f"INSERT INTO ledger VALUES ({later})")
+    assert books.sql("SELECT count(*) FROM ledger_default") == "1"
+    report = await books.run(one)
+    assert report.ok, report
+    assert books.sql("SELECT count(*) FROM ledger_2026_07") == "1"
+    await books.run(one)
+    assert (await books.run(one)).outcomes[0].done == ()
+
+
+@pytest.mark.timeout(300)
+async def test_killed_before_any_statement_the_next_run_carries_on(server: PostgresServer) -> None:
+    """Creating, detaching, draining, dropping: whatever was begun comes to the same end."""
+    one = {"keep": "3 months", "default": "guard", "expire": {"drop_after": "1 day"}}
+    ended = False
+    for point in range(2, 80, 3):
+        books = Books(server, f"killed{point}")
+        books.ledger()
+        for name, month in (("old", 1), ("recent", 4)):
+            bounds = f"FROM ('2026-0{month}-01 00:00+00') TO ('2026-0{month + 1}-01 00:00+00')"
+            books.sql(f"CREATE TABLE {name} PARTITION OF ledger FOR VALUES {bounds}")
+        if point % 2:  # else it is detached concurrently
+            books.sql("CREATE TABLE ledger_default PARTITION OF ledger DEFAULT")
+            books.sql(ROWS.format(at="'2026-06-05 00:00+00'", low=1, high=50))
+        books.sql(ROWS.format(at="'2026-04-05 00:00+00'", low=51, high=99))
+        chosen = {**one, "default": "guard" if point % 2 else "none"}
+        found = rules(server, chosen, database=books.database, user="postgres")
+        words = found.model_dump(mode="json", exclude_defaults=True) | {
+            "dsn": server.dsn(books.database)
+        }
+        killed = subprocess.run(
+            [sys.executable, "-m", "tests.integration.partition_killed", json.dumps(words),
+             NOW.isoformat(), str(point)],
+            check=False,
+        )  # fmt: skip
+        assert killed.returncode in (0, -9)
+        for _ in range(2):
+            assert (await books.run(chosen)).ok, point
+        assert (await books.run(chosen)).outcomes[0].done == ()
+        rows = "SELECT count(*), sum(id) FROM ledger"
+        assert books.sql(rows) == ("99|4950" if point % 2 else "49|3675"), point
+        names = books.partitions()
+        assert "old" not in names
+        assert {"recent", "ledger_2026_05", "ledger_2026_08"} < set(names)
+        assert books.sql("SELECT to_regclass('old') IS NOT NULL") == "t"
+        if ended and killed.returncode == 0:
+            break
+        ended = killed.returncode == 0
+    assert ended

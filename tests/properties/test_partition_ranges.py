@@ -130,6 +130,14 @@ def test_days(zone: str, first: date, hours: float) -> None:
     assert found.end - found.begin == timedelta(hours=hours)
 
 
+def test_clocks_that_jump_over_midnight_begin_the_day_when_it_would_have_begun() -> None:
+    zone = ZoneInfo("America/Toronto")  # from 23:30 to 00:30
+    moment = datetime(1919, 3, 31, 4, 45, tzinfo=UTC)
+    found = partition_ranges.containing(day, zone, moment)
+    assert found.begin <= moment < found.end
+    assert found.since == date(1919, 3, 30)
+
+
 def test_a_day_that_a_zone_left_out_has_no_range() -> None:
     zone = ZoneInfo("Pacific/Apia")
     found = partition_ranges.upcoming(day, zone, datetime(2011, 12, 30, tzinfo=UTC), 1)

@@ -29,7 +29,15 @@ MOST_BYTES: Final = 64 * 1024 * 1024  # of one value, whatever it says it unpack
 COMPRESSED: Final = 0x80
 LEAST_SECRET: Final = 16  # bytes
 NO_SECRET: Final = b""
-DAMAGED: Final = (ValueError, TypeError, ArithmeticError, RecursionError, MemoryError, zlib.error)
+DAMAGED: Final = (
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+    zlib.error,
+)
 
 
 class Kind(IntEnum):
@@ -122,10 +130,10 @@ class Seals:
         if not hmac.compare_digest(seal, self._seal(secret, key, raw[:4], raw[AFTER_SEAL:])):
             return None
         begin = HEAD.size + tags * TOKEN
-        tokens = tuple(raw[at : at + TOKEN] for at in range(HEAD.size, begin, TOKEN))
+        tokens = tuple([raw[at : at + TOKEN] for at in range(HEAD.size, begin, TOKEN)])
         data = raw[begin:]
         try:
-            kind = Kind(flags & ~COMPRESSED)
+            kind = _KINDS[flags & ~COMPRESSED]
             if flags & COMPRESSED:
                 data = _unpacked(data)
             value = decode(data) if kind is Kind.VALUE else _PLAIN.decode(data)
@@ -135,12 +143,11 @@ class Seals:
 
     def _seal(self, secret: int, key: str, head: bytes, body: bytes) -> bytes:
         name = key.encode()
-        digest = blake2b(len(name).to_bytes(4), digest_size=16, key=self._keys[secret])
-        digest.update(name + head)
-        digest.update(body)
-        return digest.digest()
+        sealed = b"".join((len(name).to_bytes(4), name, head, body))
+        return blake2b(sealed, digest_size=16, key=self._keys[secret]).digest()
 
 
+_KINDS: Final = {int(kind): kind for kind in Kind}
 _PLAIN: Final = msgspec.msgpack.Decoder()
 
 

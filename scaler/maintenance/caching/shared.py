@@ -15,11 +15,11 @@ import structlog
 from scaler.clients.cache_ears import Ears
 from scaler.clients.cache_link import Client, Link
 from scaler.errors import Unavailable
-from scaler.maintenance.cache_keys import LEASE
-from scaler.maintenance.cache_local import Held, Local
-from scaler.maintenance.cache_rule import Call, Outcome, Rule, Terms
-from scaler.maintenance.cache_scripts import KEEP, TAG_OF
-from scaler.maintenance.cache_value import SEAL_AT, TOKEN, Entry, Kind
+from scaler.maintenance.caching.calls import Call, Outcome, Rule, Terms
+from scaler.maintenance.caching.local import Held, Local
+from scaler.maintenance.caching.names import LEASE
+from scaler.maintenance.caching.scripts import KEEP, TAG_OF
+from scaler.maintenance.caching.values import SEAL_AT, TOKEN, Entry, Kind
 
 PASS_S: Final = 1.0  # that an answer which is not to be kept is known to be one
 TAG_KEPT_S: Final = 30 * 86_400
@@ -67,69 +67,71 @@ class Shared:
 
     async def look(self, call: Call) -> tuple[Held, Kind] | None:
         """The shared answer, if there is a valid one. Raises Unavailable."""
-        key = call.key
-        wanted = [tag for tag in call.tags if tag not in self._tokens]
+        key, known = call.key, self._tokens
+        wanted = [tag for tag in call.tags if tag not in known]
+        if not wanted and not self._keeps:  # the shortest way
+            raw = await self.link.get(key)
+            return self.valid(call, raw, tuple([known.get(tag) for tag in call.tags]))
         with _Reading(self._reading, self._spoiled, key, *wanted) as reading:
             if wanted:
                 raw, *tokens = await self.link.get_many([key, *wanted])
             else:
                 raw, tokens = await self.link.get(key), []
-            self._learn(wanted, tokens, reading)
-            known = {**self._tokens, **dict(zip(wanted, tokens, strict=True))} if wanted else None
-            held = self.valid(call, raw, known or self._tokens)
-            if held is None:
-                return None
-            if self._keeps and not reading.spoiled(key, *call.tags):
+            fresh = dict(zip(wanted, tokens, strict=True))
+            self._learn(fresh, reading)
+            current = tuple([fresh.get(tag) or known.get(tag) for tag in call.tags])
+            held = self.valid(call, raw, current)
+            if held is not None and self._keeps and not reading.spoiled(key, *call.tags):
                 self.local.put(key, held[0])
             return held
 
     def valid(
-        self, call: Call, raw: bytes | None, tokens: Mapping[str, bytes | None]
+        self, call: Call, raw: bytes | None, tokens: tuple[bytes | None, ...]
     ) -> tuple[Held, Kind] | None:
+        """The answer in an entry, if it has not ended and its tags have these tokens still."""
         if raw is None:
             return None
         entry = self.terms.seals.opened(call.key, raw, call.rule.codec.decode)
-        if entry is None or entry.tokens != tuple(tokens.get(tag) for tag in call.tags):
+        if entry is None or entry.tokens != tokens:
             return None
-        now = self.time()
-        ahead = self._ahead_ms / 1000
-        until = entry.until_ms / 1000 - ahead
-        if now >= until or entry.kind is Kind.PASS:
+        now, ahead = self.time(), self._ahead_ms
+        until = (entry.until_ms - ahead) / 1000
+        kind = entry.kind
+        if now >= until or kind is Kind.PASS:
             return None
-        fresh_until = entry.fresh_until_ms / 1000 - ahead
+        fresh_until = (entry.fresh_until_ms - ahead) / 1000
         took_s = max(entry.took_ms / 1000, call.rule.counts.p95_s)
-        lead = min((fresh_until - now) / 2, 2 * took_s)
-        early = call.rule.early and entry.kind is not Kind.ERROR
-        error = None
-        if entry.kind is Kind.ERROR:
+        error, refresh_at = None, math.inf
+        if kind is Kind.ERROR:
             error = self._errors.get(entry.seal) or call.rule.error(entry.value)
+        elif call.rule.early:
+            lead = (fresh_until - now) / 2
+            refresh_at = fresh_until - min(lead, 2 * took_s)
         held = Held(
-            value=entry.value,
-            error=error,
-            since=now,
-            fresh_until=fresh_until,
-            until=until,
-            refresh_at=fresh_until - lead if early else math.inf,
-            took_s=took_s,
-            seal=entry.seal,
-            tags=call.tags,
-            size=entry.size,
+            entry.value,
+            error,
+            now,
+            fresh_until,
+            until,
+            refresh_at,
+            took_s,
+            entry.seal,
+            call.tags,
+            entry.size,
         )
-        return held, entry.kind
+        return held, kind
 
     @property
     def _keeps(self) -> bool:
         return self.ears.on and self.terms.local_bytes > 0
 
-    def _learn(
-        self, tags: Sequence[str], tokens: Sequence[bytes | None], reading: "_Reading"
-    ) -> None:
+    def _learn(self, fresh: Mapping[str, bytes | None], reading: "_Reading") -> None:
         """Keep the tokens of tags while changes to them are heard of."""
         if not self.ears.on:
             return
         if len(self._tokens) > MOST_TOKENS:
             self._tokens.clear()
-        for tag, token in zip(tags, tokens, strict=True):
+        for tag, token in fresh.items():
             if token is not None and not reading.spoiled(tag):
                 self._tokens[tag] = token
 

@@ -8,8 +8,8 @@ from types import WrapperDescriptorType
 from typing import Any
 
 from scaler.clock import Clock
-from scaler.maintenance.cache_stats import Counts
-from scaler.maintenance.cache_value import Codec, Seals
+from scaler.maintenance.caching.counts import Counts
+from scaler.maintenance.caching.values import Codec, Seals
 
 
 class BackendFailed(Exception):

@@ -10,13 +10,13 @@ import msgspec
 
 from scaler.clients.cache_link import Client
 from scaler.errors import Unavailable
-from scaler.maintenance.cache_flight import Flights
-from scaler.maintenance.cache_local import Held
-from scaler.maintenance.cache_rule import Call, Terms
-from scaler.maintenance.cache_scripts import ALIVE, HEAT, KEEP
-from scaler.maintenance.cache_shared import Shared
-from scaler.maintenance.cache_stats import plain
-from scaler.maintenance.cache_value import Kind
+from scaler.maintenance.caching.calls import Call, Terms
+from scaler.maintenance.caching.counts import plain
+from scaler.maintenance.caching.flights import Flights
+from scaler.maintenance.caching.local import Held
+from scaler.maintenance.caching.scripts import ALIVE, HEAT, KEEP
+from scaler.maintenance.caching.shared import Shared
+from scaler.maintenance.caching.values import Kind
 
 REPORT_EVERY: Final = timedelta(seconds=10)  # between two reports
 REPORT_S: Final = 60  # a report is kept
@@ -196,9 +196,10 @@ class Side:
         task.add_done_callback(self._tasks.discard)
 
     async def aclose(self) -> None:
-        for task in list(self._tasks):
+        tasks = [*self._tasks, *([self._begun] if self._begun else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._flights.aclose()
         await self.shared.link.aclose()
 
