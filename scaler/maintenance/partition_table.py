@@ -146,7 +146,6 @@ class Facts:
     rows: float
     dead: float
     version: int
-    pooled: bool
     longest: float | None  # seconds that the oldest open transaction on the table has run
     longest_by: str | None
 
@@ -267,7 +266,7 @@ SELECT json_build_object(
  'rows', greatest(c.reltuples, coalesce((SELECT n_live_tup FROM pg_stat_user_tables s
     WHERE s.relid = c.oid), 0), 0),
  'dead', coalesce((SELECT n_dead_tup FROM pg_stat_user_tables s WHERE s.relid = c.oid), 0),
- 'version', current_setting('server_version_num')::int / 10000, 'pooled', false,
+ 'version', current_setting('server_version_num')::int / 10000,
  'longest', l.seconds, 'longest_by', l.who)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN LATERAL (SELECT extract(epoch FROM clock_timestamp() - a.xact_start)::float seconds,
