@@ -85,7 +85,7 @@ class Daemon:
         self._book = PolicyBook(settings.policies, settings.labels, self.adapters.provider)
         self._problems: tuple[Problem, ...] = ()  # as they were said last
         self._notes: tuple[str, ...] = ()
-        self._caches: tuple[CacheJob, ...] = ()
+        self.caches: tuple[CacheJob, ...] = ()
         self._started_at = clock.now()
         self._started = self._ready = False
         self._reloading = asyncio.Lock()
@@ -119,7 +119,7 @@ class Daemon:
             ConfigError: a policy file or the file of caches is invalid.
         """
         (await self._book.read()).insist()
-        self._caches = open_caches(
+        self.caches = open_caches(
             self.settings,
             self.clock,
             note=self._noticed,
@@ -200,7 +200,7 @@ class Daemon:
             *self.manager.jobs(),
             Job(name="status line", every=STATUS_EVERY, run=self._say_status),
             Job(name="forget", every=FORGET_EVERY, run=self._forget_soon),
-            *(Job(name=it.name, every=it.every, run=it.start_soon) for it in self._caches),
+            *(Job(name=it.name, every=it.every, run=it.start_soon) for it in self.caches),
         ]
         if self.manager.health.busy:
             jobs.append(Job(name="probes", every=BEAT, run=self.manager.health.step))
@@ -323,7 +323,7 @@ class Daemon:
         troubles += self._book.notes
         if self.recorder.degraded:
             troubles.append(self.recorder.degraded)
-        troubles += [f"{it.name}: {it.trouble}" for it in self._caches if it.trouble]
+        troubles += [f"{it.name}: {it.trouble}" for it in self.caches if it.trouble]
         if self.manager.bugs:
             troubles.append(f"{self.manager.bugs} defects of scaler; see the log")
         return {
@@ -343,7 +343,7 @@ class Daemon:
         self._ready = False
         self._notifier.stopping()
         await self._scheduler.stop()
-        await asyncio.gather(*(cache.aclose() for cache in self._caches))
+        await asyncio.gather(*(cache.aclose() for cache in self.caches))
         await self.manager.drain(self.settings.drain)
         if self.leadership is not None:
             await self.leadership.aclose()  # nothing is under way any more
@@ -448,6 +448,7 @@ async def serve(daemon: Daemon, stack: AsyncExitStack) -> None:
         plan=daemon.plan,
         alive=daemon.late,
         ready=daemon.unready,
+        caches=lambda: daemon.caches,
     )
     ports = [(settings.http, api.probes())] if settings.http else []
     if daemon.peers is not None:
