@@ -188,6 +188,8 @@ class Settings(BaseSettings):
     """Which of several daemons on the same targets acts; without one, this daemon does."""
     sidecar: Sidecar = Sidecar()
     """What the pods of an application tell each other; off unless an address is given."""
+    partitions: Path | None = None
+    """File of the databases whose partitions are kept, as `partitions.yaml`; off when empty."""
     caches: Path | None = None
     """File of the caches that are kept healthy, such as `caches.yaml`; off when empty."""
     log: Log = Log()
@@ -238,13 +240,14 @@ def load(file: Path | None = None, **overrides: object) -> Settings:
 
 
 def _beside(file: Path, plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with relative policies and caches meant from where the file is."""
+    """The settings with relative policies, caches and partitions meant from where the file is."""
     settings = dict(plain)
     written = settings.get("policies")
     if isinstance(written, list) and all(isinstance(path, str) for path in written):
         settings["policies"] = [str(file.parent / path) for path in written]
-    if isinstance(caches := settings.get("caches"), str) and caches:
-        settings["caches"] = str(file.parent / caches)
+    for name in ("caches", "partitions"):
+        if isinstance(path := settings.get(name), str) and path:
+            settings[name] = str(file.parent / path)
     return settings
 
 

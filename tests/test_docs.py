@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from scaler import policyfile, schema
 from scaler.cli.commands import scaler
 from scaler.maintenance.cache_file import load_caches
+from scaler.maintenance.partition_file import load_partitions
 from tests.integration.running import Running
 
 DOCUMENTS = [Path("README.md"), Path("CONTRIBUTING.md"), *sorted(Path("docs").glob("*.md"))]
@@ -98,8 +99,14 @@ def test_a_policy_in_a_document_is_valid(path: Path, text: str, tmp_path: Path) 
     file.write_text(text)
     if re.search("^caches:$", text, re.MULTILINE):
         assert load_caches(file).caches
+    elif re.search("^databases:$", text, re.MULTILINE):
+        assert load_partitions(file).databases
     else:
         assert policyfile.load([file]).insist()
+
+
+def test_the_partitions_of_the_example_are_valid() -> None:
+    assert load_partitions(Path("config/partitions.yaml")).databases
 
 
 def test_the_caches_of_the_example_are_those_of_the_document() -> None:
