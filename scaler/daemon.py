@@ -14,7 +14,7 @@ from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from scaler import logs, policyfile
 from scaler.clients.notify import Notifier
@@ -34,15 +34,11 @@ from scaler.engine.recorder import Recorder
 from scaler.engine.scheduler import Scheduler
 from scaler.engine.watched import Condition
 from scaler.errors import Refused, Unavailable
-from scaler.installed import Installed, open_lease, open_peers, open_store, open_upkeep
+from scaler.installed import Installed, Upkeep, open_lease, open_peers, open_store, open_upkeep
 from scaler.interfaces import Context, Lease, Store
 from scaler.located import Problem
 from scaler.policybook import PolicyBook
 from scaler.settings import Settings
-
-if TYPE_CHECKING:
-    from scaler.maintenance.cache_job import CacheJob
-    from scaler.maintenance.partition_job import PartitionJob
 
 LOOK_EVERY: Final = timedelta(milliseconds=500)  # at the pod around a sidecar
 STATUS_EVERY: Final = timedelta(seconds=2)
@@ -86,7 +82,7 @@ class Daemon:
         self._book = PolicyBook(settings.policies, settings.labels, self.adapters.provider)
         self._problems: tuple[Problem, ...] = ()  # as they were said last
         self._notes: tuple[str, ...] = ()
-        self._upkeep: tuple[CacheJob | PartitionJob, ...] = ()
+        self.upkeep = Upkeep()
         self._started_at = clock.now()
         self._started = self._ready = False
         self._reloading = asyncio.Lock()
@@ -120,7 +116,7 @@ class Daemon:
             ConfigError: a policy file, or that of caches or partitions, is invalid.
         """
         (await self._book.read()).insist()
-        self._upkeep = self._opened_upkeep()
+        self.upkeep = self._opened_upkeep()
         await self.manager.load(await self._remembered())
         await self.manager.apply(self._book.policies)
         mode = "" if self.settings.act else ", observing only"
@@ -129,7 +125,7 @@ class Daemon:
         self.note(Kind.STARTED, f"scaler {version('scaler')} started{mode}: {names}")
         self._say_what_is_wrong()
 
-    def _opened_upkeep(self) -> "tuple[CacheJob | PartitionJob, ...]":
+    def _opened_upkeep(self) -> Upkeep:
         return open_upkeep(
             self.settings,
             self.clock,
@@ -205,7 +201,7 @@ class Daemon:
             *self.manager.jobs(),
             Job(name="status line", every=STATUS_EVERY, run=self._say_status),
             Job(name="forget", every=FORGET_EVERY, run=self._forget_soon),
-            *(Job(name=it.name, every=it.every, run=it.start_soon) for it in self._upkeep),
+            *(Job(name=it.name, every=it.every, run=it.start_soon) for it in self.upkeep.jobs),
         ]
         if self.manager.health.busy:
             jobs.append(Job(name="probes", every=BEAT, run=self.manager.health.step))
@@ -328,7 +324,7 @@ class Daemon:
         troubles += self._book.notes
         if self.recorder.degraded:
             troubles.append(self.recorder.degraded)
-        troubles += [f"{it.name}: {it.trouble}" for it in self._upkeep if it.trouble]
+        troubles += [f"{it.name}: {it.trouble}" for it in self.upkeep.jobs if it.trouble]
         if self.manager.bugs:
             troubles.append(f"{self.manager.bugs} defects of scaler; see the log")
         return {
@@ -348,7 +344,7 @@ class Daemon:
         self._ready = False
         self._notifier.stopping()
         await self._scheduler.stop()
-        await asyncio.gather(*(it.aclose() for it in self._upkeep))
+        await asyncio.gather(*(it.aclose() for it in self.upkeep.jobs))
         await self.manager.drain(self.settings.drain)
         if self.leadership is not None:
             await self.leadership.aclose()  # nothing is under way any more
@@ -453,6 +449,7 @@ async def serve(daemon: Daemon, stack: AsyncExitStack) -> None:
         plan=daemon.plan,
         alive=daemon.late,
         ready=daemon.unready,
+        caches=lambda: daemon.upkeep.caches,
     )
     ports = [(settings.http, api.probes())] if settings.http else []
     if daemon.peers is not None:

@@ -1,6 +1,7 @@
 """What is installed, opened when it is first needed: adapters, the store and the lease."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,18 @@ class Installed:
             if isinstance(client, Closing):
                 await client.aclose()
         await self._http.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """The jobs for caches, and for partitions of databases."""
+
+    caches: "tuple[CacheJob, ...]" = ()
+    partitions: "tuple[PartitionJob, ...]" = ()
+
+    @property
+    def jobs(self) -> "tuple[CacheJob | PartitionJob, ...]":
+        return *self.caches, *self.partitions
 
 
 def open_store(settings: Settings) -> Store:
@@ -136,16 +149,15 @@ def open_upkeep(
     leads: Callable[[], bool],
     wrap: Callable[[Awaitable[None]], Awaitable[None]],
     hold: Callable[[tuple[str, ...]], str],
-) -> "tuple[CacheJob | PartitionJob, ...]":
-    """Whatever is kept healthy beside the targets: caches, and partitions of databases.
+) -> Upkeep:
+    """Whatever is kept healthy beside the targets.
 
     Raises:
         ConfigError: a file of theirs is invalid, or an address cannot be used.
     """
-    caches = open_caches(settings, clock, note=note, leads=leads, wrap=wrap)
-    return (
-        *caches,
-        *open_partitions(settings, clock, note=note, leads=leads, wrap=wrap, hold=hold),
+    return Upkeep(
+        open_caches(settings, clock, note=note, leads=leads, wrap=wrap),
+        open_partitions(settings, clock, note=note, leads=leads, wrap=wrap, hold=hold),
     )
 
 

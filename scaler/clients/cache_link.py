@@ -332,6 +332,8 @@ def opened(client: Client, **settings: Any) -> AbstractConnection:
 
 
 async def _answered(wire: AbstractConnection, words: Sequence[str]) -> Any:
+    if not wire.is_connected:
+        await wire.connect()  # type: ignore[no-untyped-call]  # by itself it does not ask Sentinel
     await wire.send_command(*words, check_health=False)
     return await wire.read_response()
 

@@ -29,7 +29,7 @@ WHOSE: Final = r"""
 local sub, match = string.sub, string.match
 local function own(rest, version)
   if version then return sub(rest, -7) == '}:lease' end
-  return rest == 'versions' or rest == 'hot' or sub(rest, 1, 6) == 'stats:'
+  return rest == 'versions' or rest == 'hot' or sub(rest, 1, 7) == '{stats}'
     or sub(rest, 1, 4) == 'tag:'
 end
 local function version_of(rest)
@@ -271,18 +271,17 @@ class CacheServer:
 
     async def stats(self, prefix: str) -> tuple[bytes, ...]:
         """What the processes of a cache say about themselves, as they wrote it."""
-        start = f"{prefix}stats:".encode()
-        pattern = b"".join(b"\\" + bytes([c]) if c in b"*?[]\\" else bytes([c]) for c in start)
         found: list[bytes] = []
         cursor = 0
         while len(found) < MOST_STATS:
-            cursor, names = await self._do("SCAN", cursor, "MATCH", pattern + b"*", "COUNT", 1000)
-            for name in names:
-                try:
-                    found.append(await self._do("GETRANGE", name, 0, MOST_STAT_BYTES))
-                except ScalerError as error:
-                    if not isinstance(error.__cause__, exceptions.ResponseError):
-                        raise
+            try:
+                cursor, some = await self._do("HSCAN", f"{prefix}{{stats}}", cursor, "COUNT", 100)
+            except ScalerError as error:
+                if isinstance(error.__cause__, exceptions.ResponseError):
+                    return ()  # somebody else's key has this name
+                raise
+            texts = some.values() if isinstance(some, dict) else some[1::2]
+            found += [bytes(text[:MOST_STAT_BYTES]) for text in texts]
             if int(cursor) == 0:
                 break
         return tuple(found)

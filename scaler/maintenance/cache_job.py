@@ -5,6 +5,7 @@ allow. A step that is due while one is under way is left out, so there is never 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -14,6 +15,7 @@ from scaler.clock import Clock
 from scaler.errors import ScalerError
 from scaler.maintenance.cache_audit import CacheAudit, Done, Outcome
 from scaler.maintenance.cache_plan import Finding, Found, SetTtl
+from scaler.maintenance.cache_reports import Statistics, add_up
 from scaler.maintenance.cache_rules import Cache
 
 MOST_SAID: Final = 3  # findings of one kind that are said one by one
@@ -57,6 +59,10 @@ class Findings:
             self._known[key] = _Known(finding)
         return new, gone
 
+    def counts(self) -> Mapping[Found, int]:
+        """How many are known of each kind."""
+        return Counter(kind for kind, _ in self._known)
+
     @staticmethod
     def _counts(kind: Found, *, whole: bool) -> int:
         return int(whole or kind not in OF_KEYS)
@@ -89,6 +95,7 @@ class CacheJob:
         self.name = f"cache {rules.name}"
         self.every = rules.every
         self.trouble = ""  # why it could not be looked at, the last time
+        self.statistics = Statistics()  # of the processes that use it
         self._rules = rules
         self._clock = clock
         self._note = note
@@ -110,6 +117,9 @@ class CacheJob:
         """One look, what is new in it, and what follows."""
         try:
             outcome = await self._look()
+            prefixes = self._rules.prefixes
+            texts = [text for prefix in prefixes for text in await self._server.stats(prefix)]
+            self.statistics = add_up(texts)
         except ScalerError as error:
             said = str(error)
             if said != self.trouble:
@@ -120,6 +130,11 @@ class CacheJob:
             self.trouble = ""
             self._say("answers again")
         self._tell(outcome)
+
+    @property
+    def findings(self) -> Mapping[Found, int]:
+        """How many there are of each kind, as of the last looks."""
+        return self._findings.counts()
 
     async def _look(self) -> Outcome:
         if self._clock.monotonic() < self._full_due or not self._leads():

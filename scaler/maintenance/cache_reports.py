@@ -13,7 +13,7 @@ from scaler.clients.redis_scan import shown
 
 MOST_FUNCTIONS: Final = 1_000  # of all processes together
 LARGEST: Final = 2.0**53  # what a number may be and still be exact
-COUNTS: Final = ("hits_local", "hits_shared", "stale", "misses", "errors", "bytes")
+COUNTS: Final = ("hits_local", "hits_shared", "stale", "misses", "joined", "errors", "bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,7 @@ class FunctionStats:
     hits_shared: int = 0
     stale: int = 0  # answered with an old value while a new one was made
     misses: int = 0
+    joined: int = 0  # waited for somebody else's call
     errors: int = 0
     bytes: int = 0
     saved_s: float = 0.0
@@ -35,7 +36,7 @@ class FunctionStats:
     def hit_ratio(self) -> float | None:
         """Answers from the cache of all answers; None when nobody has asked."""
         hits = self.hits_local + self.hits_shared + self.stale
-        asked = hits + self.misses
+        asked = hits + self.misses + self.joined + self.errors
         return hits / asked if asked else None
 
     def __add__(self, other: "FunctionStats") -> "FunctionStats":

@@ -661,8 +661,16 @@ async def test_what_processes_report(cache: CacheManager, server: RedisServer) -
     await cache.publish()
     rule = quote.key("A").partition("{")[2].partition(":")[0]
     assert rule in server.ask("HKEYS", "t:versions").split()
-    names = server.ask("KEYS", "t:stats:*").split()
-    assert '"misses":1' in server.ask("GET", names[0])
+    assert '"misses":1' in server.ask("HGET", "t:{stats}", cache._terms.process)
+
+
+async def test_processes_that_have_ended_are_forgotten(
+    cache: CacheManager, server: RedisServer
+) -> None:
+    server.ask("HSET", "t:{stats}", "ended", "{}")
+    server.ask("ZADD", "t:{stats}:seen", "1000", "ended")
+    await cache.publish()
+    assert server.ask("HKEYS", "t:{stats}").split() == [cache._terms.process]
 
 
 # --- clients and settings ---

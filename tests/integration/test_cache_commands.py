@@ -102,12 +102,11 @@ def test_a_run_prints_json(client: Any, planted: Planted, file: Path) -> None:
 
 
 def test_status_adds_up_what_processes_say(client: Any, file: Path) -> None:
-    numbers = {"hits_local": 6, "hits_shared": 2, "stale": 0, "misses": 2, "saved_s": 1.5}
+    numbers = {"hits_local": 6, "hits_shared": 2, "joined": 1, "misses": 1, "saved_s": 1.5}
     for process in ("a", "b"):
         text = json.dumps({"process": process, "functions": {"quote": numbers}})
-        client.set(f"ledger:stats:{process}", text, ex=60)
-    client.set("ledger:stats:c", b"\xff{", ex=60)
-    client.rpush("ledger:stats:d", "a list")
+        client.hset("ledger:{stats}", process, text)
+    client.hset("ledger:{stats}", "c", b"\xff{")
     (plain,) = json.loads(asked(file, "status", "--json").output)
     assert (plain["processes"], plain["unreadable"]) == (2, 1)
     assert plain["functions"]["quote"]["hits_local"] == 12

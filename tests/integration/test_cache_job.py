@@ -1,13 +1,16 @@
 """The daemon's job for a cache on a real Redis, and a daemon that has one."""
 
 import json
+import socket
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from scaler.maintenance.cache_job import MOST_SAID, CacheJob
@@ -149,3 +152,35 @@ def test_a_daemon_writes_into_its_journal_what_it_finds(
     assert any("big-key ledger:" in text for text in history())
     assert running.stop() == 0
     assert client.exists("ledger:versions")
+
+
+def test_the_metrics_of_the_daemon_say_what_a_cache_does(
+    client: Any, redis: RedisServer, running: Running, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    numbers = {"hits_local": 6, "hits_shared": 2, "joined": 1, "misses": 1, "saved_s": 1.5}
+    text = json.dumps({"functions": {'quo"te': numbers}})
+    client.hset("ledger:{stats}", "a process", text)
+    client.set("ledger:lasting", "for ever")
+    file = tmp_path / "caches.yaml"
+    file.write_text(f"caches: {{ledger: {{url: '{redis.url}', prefixes: ['ledger:'], every: 1s}}}}")
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    given = {"SCALER_CACHES": str(file), "SCALER_HTTP": f"127.0.0.1:{port}"}
+    monkeypatch.setattr(Running, "environment", {**running.environment, **given})
+    running.start()
+
+    def found() -> dict[tuple[str, ...], float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        samples = [sample for family in families for sample in family.samples]
+        return {(one.name, *one.labels.values()): one.value for one in samples}
+
+    until(lambda: ("scaler_cache_hit_ratio", "ledger", 'quo"te') in found(), "it was looked at")
+    said = found()
+    assert said["scaler_cache_hit_ratio", "ledger", 'quo"te'] == 0.8
+    assert said["scaler_cache_answers", "ledger", 'quo"te', "hits_local"] == 6
+    assert said["scaler_cache_saved_seconds", "ledger", 'quo"te'] == 1.5
+    assert said["scaler_cache_findings", "ledger", "no-ttl"] == 1
+    assert running.stop() == 0

@@ -244,7 +244,8 @@ async def test_the_rights_that_are_shipped_suffice_and_none_is_spare(
         for x in server.ask("INFO", "commandstats").split()
     }
     granted = {right[1:] for right in rights if right.startswith("+")}
-    assert granted - used <= {"hello", "pexpire"}  # the second only while a backend is slow
+    rare = {"pexpire", "hdel", "zrem"}  # while a backend is slow, and when a process has ended
+    assert granted - used <= {"hello", *rare}
 
 
 async def _failing() -> int:
