@@ -205,6 +205,8 @@ class Timeouts(Model):
     """From the moment it was sent."""
     whole: Span = timedelta(seconds=60)
     """From the moment it was due, so waiting for a connection counts."""
+    end: Span = timedelta(seconds=30)
+    """How long answers are waited for when the load is over; then the rest is cut off."""
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:

@@ -9,7 +9,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from scaler.clock import seconds
 from scaler.loadtest import failures
@@ -60,9 +60,6 @@ class Call:
 class Transport(Protocol):
     """Sends calls. Not safe for threads."""
 
-    waiting: int
-    """Calls that wait for a connection."""
-
     def send(self, call: Call) -> None:
         """Take a call; never waits and never raises. `call.done` is called exactly once."""
         ...
@@ -105,10 +102,6 @@ class HttpTransport:
         self._closing = False
         self.heads: dict[bytes, Head] = {}
         self.opened = 0  # connections, ever
-
-    @property
-    def waiting(self) -> int:
-        return len(self._queue)
 
     def send(self, call: Call) -> None:
         while self._idle:
@@ -234,8 +227,7 @@ class _Connection(asyncio.Protocol):
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_connection gives
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own do not inherit it
         self.usable = True
 
     def carry(self, call: Call) -> None:

@@ -85,7 +85,7 @@ def _wire(
     shared: Mapping[str, str],
     values: Mapping[str, Iterator[str]],
 ) -> Wire:
-    headers = {"Host": host, "User-Agent": AGENT, "Accept": "*/*", **shared, **request.headers}
+    headers = _joined({"Host": host, "User-Agent": AGENT, "Accept": "*/*"}, shared, request.headers)
     if not plan.keep_alive:
         headers["Connection"] = "close"
     names = _names(request, headers)
@@ -105,6 +105,12 @@ def _wire(
         statuses=frozenset(request.checks.status),
         contains=request.checks.contains.encode(),
     )
+
+
+def _joined(*several: Mapping[str, str]) -> dict[str, str]:
+    """The last of each name wins, however it is capitalised."""
+    found = {name.lower(): (name, value) for headers in several for name, value in headers.items()}
+    return dict(found.values())
 
 
 def _names(request: Request, headers: Mapping[str, str]) -> set[str]:
