@@ -22,6 +22,7 @@ from scaler.loadtest.wires import Wire
 
 SWEEP: Final = timedelta(milliseconds=25)  # between two looks for what is too late
 TICK: Final = timedelta(milliseconds=1)  # no timer of asyncio is finer
+LOOK: Final = timedelta(milliseconds=50)  # whether it has been called off, where nothing is due
 MOST_AT_ONCE: Final = 256  # starts before answers are looked at again
 PAUSE_S: Final = 0.1  # of a user after an error, so that a dead server is not hammered
 SPREAD_S: Final = 1.0  # in which users who do not think start
@@ -114,7 +115,8 @@ class Engine:
                 due = next(moments, None)
             if due is not None:
                 wait = timedelta(seconds=begin + due - seconds())
-                await self._clock.sleep(max(wait, TICK) if wait > timedelta() else timedelta())
+                pause = min(max(wait, TICK), LOOK) if wait > timedelta() else timedelta()
+                await self._clock.sleep(pause)
         await self._remaining(begin + schedule.seconds)
 
     async def _remaining(self, end: float) -> None:

@@ -108,3 +108,10 @@ async def deaf_port() -> AsyncIterator[int]:
         finally:
             for knock in waiting:
                 knock.close()
+
+
+async def forever() -> None:
+    """Serve until killed, in a process of its own; the port is printed first."""
+    async with faulty_server() as faulty:
+        print(faulty.port, flush=True)
+        await asyncio.Event().wait()
