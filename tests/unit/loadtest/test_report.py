@@ -1,3 +1,4 @@
+import dataclasses
 import re
 import xml.dom.minidom
 
@@ -114,6 +115,12 @@ def test_what_was_not_sent_is_an_error_for_thresholds() -> None:
     made = report(recorded(failure=Failure.NOT_SENT), wanted="p99<1s, errors<0.1%")
     assert [one.holds for one in made.judged()] == [True, False]
     assert not made.passed
+
+
+def test_a_run_that_lost_a_worker_passes_no_threshold() -> None:
+    whole = report(recorded(), wanted="p99<1s")
+    assert whole.passed
+    assert not dataclasses.replace(whole, lost=("worker 2 of 2 ended early",)).passed
 
 
 def test_a_report_survives_json() -> None:
