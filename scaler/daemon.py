@@ -27,14 +27,14 @@ from scaler.core.policy import Policy
 from scaler.engine import status
 from scaler.engine.commands import Commands
 from scaler.engine.health import BEAT
-from scaler.engine.jobs import Job
+from scaler.engine.jobs import Job, guarded
 from scaler.engine.leader import Leadership
 from scaler.engine.manager import ScalingManager
 from scaler.engine.recorder import Recorder
 from scaler.engine.scheduler import Scheduler
 from scaler.engine.watched import Condition
 from scaler.errors import Refused, Unavailable
-from scaler.installed import Installed, open_lease, open_peers, open_store
+from scaler.installed import Installed, Upkeep, open_lease, open_peers, open_store, open_upkeep
 from scaler.interfaces import Context, Lease, Store
 from scaler.located import Problem
 from scaler.policybook import PolicyBook
@@ -43,6 +43,7 @@ from scaler.settings import Settings
 LOOK_EVERY: Final = timedelta(milliseconds=500)  # at the pod around a sidecar
 STATUS_EVERY: Final = timedelta(seconds=2)
 FORGET_EVERY: Final = timedelta(hours=1)
+BATCH: Final = timedelta(seconds=2)  # the longest that one change of upkeep takes
 LATE: Final = timedelta(seconds=30)  # no tick for so long, beyond three periods: not alive
 
 
@@ -81,6 +82,7 @@ class Daemon:
         self._book = PolicyBook(settings.policies, settings.labels, self.adapters.provider)
         self._problems: tuple[Problem, ...] = ()  # as they were said last
         self._notes: tuple[str, ...] = ()
+        self.upkeep = Upkeep()
         self._started_at = clock.now()
         self._started = self._ready = False
         self._reloading = asyncio.Lock()
@@ -111,9 +113,10 @@ class Daemon:
         """Read the policies and what is remembered; nothing is touched yet.
 
         Raises:
-            ConfigError: a policy file is invalid.
+            ConfigError: a policy file, or that of caches or partitions, is invalid.
         """
         (await self._book.read()).insist()
+        self.upkeep = self._opened_upkeep()
         await self.manager.load(await self._remembered())
         await self.manager.apply(self._book.policies)
         mode = "" if self.settings.act else ", observing only"
@@ -121,6 +124,28 @@ class Daemon:
         self._started = True
         self.note(Kind.STARTED, f"scaler {version('scaler')} started{mode}: {names}")
         self._say_what_is_wrong()
+
+    def _opened_upkeep(self) -> Upkeep:
+        return open_upkeep(
+            self.settings,
+            self.clock,
+            note=self._noticed,
+            leads=self._leads,
+            wrap=lambda step: guarded(step, self._broken),
+            hold=lambda names: status.unsettled(self.manager.watched, names),
+        )
+
+    def _leads(self) -> bool:
+        """Whether a cache or a database may be changed now."""
+        return self.leadership is None or self.leadership.may_act(BATCH)
+
+    def _noticed(self, summary: str, *, ok: bool, data: Mapping[str, Any]) -> None:
+        self.note(Kind.NOTICED, summary, ok=ok, data=data)
+
+    def _broken(self, error: Exception) -> None:
+        self.manager.bugs += 1
+        words = f"a defect of scaler in a job of its upkeep: {type(error).__name__}: {error}"
+        self.note(Kind.NOTICED, words, ok=False)
 
     async def _remembered(self) -> dict[str, History]:
         """The histories; without a store that answers, scaling begins from what is there."""
@@ -176,6 +201,7 @@ class Daemon:
             *self.manager.jobs(),
             Job(name="status line", every=STATUS_EVERY, run=self._say_status),
             Job(name="forget", every=FORGET_EVERY, run=self._forget_soon),
+            *(Job(name=it.name, every=it.every, run=it.start_soon) for it in self.upkeep.jobs),
         ]
         if self.manager.health.busy:
             jobs.append(Job(name="probes", every=BEAT, run=self.manager.health.step))
@@ -223,9 +249,19 @@ class Daemon:
         summary = f"the wall clock was moved by {step.total_seconds():+.0f} s; time here goes on"
         self.note(Kind.NOTICED, summary)
 
-    def note(self, kind: Kind, summary: str, *, ok: bool = True, by: str = "") -> None:
+    def note(
+        self,
+        kind: Kind,
+        summary: str,
+        *,
+        ok: bool = True,
+        by: str = "",
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
         """An entry about the daemon itself."""
-        entry = Entry(at=self.clock.now(), kind=kind, summary=summary, ok=ok, by=by)
+        entry = Entry(
+            at=self.clock.now(), kind=kind, summary=summary, ok=ok, by=by, data=data or {}
+        )
         self.recorder.note(entry)
         self._tell(entry)
 
@@ -288,6 +324,7 @@ class Daemon:
         troubles += self._book.notes
         if self.recorder.degraded:
             troubles.append(self.recorder.degraded)
+        troubles += [f"{it.name}: {it.trouble}" for it in self.upkeep.jobs if it.trouble]
         if self.manager.bugs:
             troubles.append(f"{self.manager.bugs} defects of scaler; see the log")
         return {
@@ -307,6 +344,7 @@ class Daemon:
         self._ready = False
         self._notifier.stopping()
         await self._scheduler.stop()
+        await asyncio.gather(*(it.aclose() for it in self.upkeep.jobs))
         await self.manager.drain(self.settings.drain)
         if self.leadership is not None:
             await self.leadership.aclose()  # nothing is under way any more
@@ -411,6 +449,7 @@ async def serve(daemon: Daemon, stack: AsyncExitStack) -> None:
         plan=daemon.plan,
         alive=daemon.late,
         ready=daemon.unready,
+        caches=lambda: daemon.upkeep.caches,
     )
     ports = [(settings.http, api.probes())] if settings.http else []
     if daemon.peers is not None:

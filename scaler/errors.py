@@ -25,6 +25,10 @@ class Conflict(TransientError):
     """Somebody else changed it meanwhile; look again and decide again."""
 
 
+class Busy(TransientError):
+    """Somebody else holds what is needed, and was not waited for any longer. Nothing changed."""
+
+
 class PermanentError(ScalerError):
     """A person must change something; the target is parked and retried slowly."""
 

@@ -1,14 +1,18 @@
 """What is installed, opened when it is first needed: adapters, the store and the lease."""
 
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scaler import plugins
 from scaler.clients.http import HttpClient
+from scaler.clock import Clock
 from scaler.core.document import Balancer as BalancerRules
 from scaler.core.document import Target
 from scaler.core.healthpolicy import Probe
 from scaler.core.policy import Metric
+from scaler.errors import ConfigError
 from scaler.interfaces import (
     Balancer,
     Closing,
@@ -26,6 +30,8 @@ from scaler.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from scaler.clients.peers import Peers
+    from scaler.maintenance.cache_job import CacheJob, Note
+    from scaler.maintenance.partition_job import PartitionJob
 
 
 class Installed:
@@ -62,12 +68,97 @@ class Installed:
         await self._http.aclose()
 
 
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """The jobs for caches, and for partitions of databases."""
+
+    caches: "tuple[CacheJob, ...]" = ()
+    partitions: "tuple[PartitionJob, ...]" = ()
+
+    @property
+    def jobs(self) -> "tuple[CacheJob | PartitionJob, ...]":
+        return *self.caches, *self.partitions
+
+
 def open_store(settings: Settings) -> Store:
     if settings.store == "memory":
         return MemoryStore()
     from scaler.stores.sqlite import SqliteStore  # noqa: PLC0415 - only where it is used
 
     return SqliteStore(settings.state_dir / "scaler.db")
+
+
+def open_caches(
+    settings: Settings,
+    clock: Clock,
+    *,
+    note: "Note",
+    leads: Callable[[], bool],
+    wrap: Callable[[Awaitable[None]], Awaitable[None]],
+) -> "tuple[CacheJob, ...]":
+    """What keeps caches healthy, one for each; none when the settings name no file of them.
+
+    Raises:
+        ConfigError: the file is invalid, or an address cannot be used.
+    """
+    if settings.caches is None:
+        return ()
+    from scaler.maintenance.cache_file import load_caches  # noqa: PLC0415 - only where it is used
+    from scaler.maintenance.cache_job import CacheJob  # noqa: PLC0415
+
+    return tuple(
+        CacheJob(rules, clock, note=note, leads=leads, act=settings.act, wrap=wrap)
+        for rules in load_caches(settings.caches).caches.values()
+    )
+
+
+def open_partitions(
+    settings: Settings,
+    clock: Clock,
+    *,
+    note: "Note",
+    leads: Callable[[], bool],
+    wrap: Callable[[Awaitable[None]], Awaitable[None]],
+    hold: Callable[[tuple[str, ...]], str],
+) -> "tuple[PartitionJob, ...]":
+    """What keeps partition sets in order, one for each database that the settings' file names.
+
+    Raises:
+        ConfigError: the file is invalid, an address cannot be used, or the extra is not installed.
+    """
+    if settings.partitions is None:
+        return ()
+    try:
+        from scaler.maintenance.partition_file import load_partitions  # noqa: PLC0415
+        from scaler.maintenance.partition_job import PartitionJob  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"partitions: {error.name} is not installed; pip install 'scaler[postgres]'"
+        ) from None
+    return tuple(
+        PartitionJob(rules, clock, note=note, leads=leads, act=settings.act, wrap=wrap, hold=hold)
+        for rules in load_partitions(settings.partitions).databases.values()
+    )
+
+
+def open_upkeep(
+    settings: Settings,
+    clock: Clock,
+    *,
+    note: "Note",
+    leads: Callable[[], bool],
+    wrap: Callable[[Awaitable[None]], Awaitable[None]],
+    hold: Callable[[tuple[str, ...]], str],
+) -> Upkeep:
+    """Whatever is kept healthy beside the targets.
+
+    Raises:
+        ConfigError: a file of theirs is invalid, or an address cannot be used.
+    """
+    return Upkeep(
+        open_caches(settings, clock, note=note, leads=leads, wrap=wrap),
+        open_partitions(settings, clock, note=note, leads=leads, wrap=wrap, hold=hold),
+    )
 
 
 def open_lease(settings: Settings, context: Context) -> Lease | None:

@@ -15,6 +15,7 @@ from scaler.errors import ConfigError
 
 Field = tuple[str | int, ...]
 
+SECRET: Final = re.compile(r"(?<=://)[^\s]*(?=@)|(?<=password=)[^\s&\"']+")
 MOST_BYTES: Final = 4 * 1024 * 1024
 MOST_NODES: Final = 200_000
 
@@ -68,6 +69,11 @@ class InvalidFiles(ConfigError):
         self.problems = problems
 
 
+def _masked(text: str) -> str:
+    """The same length without the credentials of addresses: messages end up in logs."""
+    return SECRET.sub(lambda found: "*" * len(found[0]), text)
+
+
 @dataclass(slots=True)
 class Document:
     """The plain values of one file, and where each one stands."""
@@ -89,7 +95,8 @@ class Document:
             place = self.place(path)
         if any((p.place.line, p.place.column) == (place.line, place.column) for p in self.problems):
             return
-        source = self.lines[place.line - 1] if 0 < place.line <= len(self.lines) else ""
+        line = self.lines[place.line - 1] if 0 < place.line <= len(self.lines) else ""
+        source, message = _masked(line), _masked(message)
         width = max(1, min(place.width, len(source) - place.column + 1))
         place = Place(place.line, place.column, width)
         problem = Problem(

@@ -12,15 +12,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
-
 from scaler import mistakes, plugins
 from scaler.clock import Clock
-from scaler.core.document import Balancer, Source, Target, Wrong
+from scaler.core.document import Balancer, Source, Target
 from scaler.core.policy import Policy
 from scaler.interfaces import Ability
 from scaler.located import Document, Field, InvalidFiles, Place, Problem, read
+from scaler.validated import M, validated
 
 SUFFIXES: Final = (".yaml", ".yml")
 NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?")
@@ -282,25 +280,8 @@ class _PolicyReader:
             return None
         return kind, inside
 
-    def validated(self, model: type[Any], fields: Mapping[str, Any], path: Field) -> Any:
-        try:
-            return model.model_validate(fields)
-        except ValidationError as error:
-            for detail in error.errors(include_url=False):
-                self._explain(detail, path, model)
-            return None
-
-    def _explain(self, detail: ErrorDetails, path: Field, model: type[BaseModel]) -> None:
-        where = detail["loc"]
-        if detail["type"] == "extra_forbidden":
-            known = _fields_at(model, where[:-1])
-            self._add((*path, *where), mistakes.unknown(str(where[-1]), known), of_key=True)
-        elif detail["type"] == "missing":
-            self._add((*path, *where[:-1]), mistakes.missing(str(where[-1])), of_key=True)
-        else:
-            cause = detail.get("ctx", {}).get("error")
-            inside = cause.field if isinstance(cause, Wrong) else ()
-            self._add((*path, *where, *inside), mistakes.message(detail))
+    def validated(self, model: type[M], fields: Mapping[str, Any], path: Field) -> M | None:
+        return validated(model, fields, path, self._add)
 
     def check(self, policy: Policy) -> None:
         """What only the platform and the policy together can say."""
@@ -324,32 +305,6 @@ class _PolicyReader:
         if inside and path not in known and inherited in known:
             path = inherited
         document.add(path, message, document.place(path, of_key=of_key))
-
-
-def _fields_at(model: type[BaseModel], where: Field) -> list[str]:
-    """What may stand in the map at `where` of a model, hidden fields left out."""
-    inner: Any = model
-    for part in where:
-        if isinstance(part, str) and isinstance(inner, type) and issubclass(inner, BaseModel):
-            fields = {field.alias or name: field for name, field in inner.model_fields.items()}
-            inner = _model_in(fields[part].annotation) if part in fields else None
-    if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-        return []
-    return [
-        field.alias or name
-        for name, field in inner.model_fields.items()
-        if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("hidden"))
-    ]
-
-
-def _model_in(annotation: Any) -> Any:
-    """The model inside `Model | None`, `tuple[Model, ...]` and the like."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for part in getattr(annotation, "__args__", ()):
-        if (found := _model_in(part)) is not None:
-            return found
-    return None
 
 
 async def watch(paths: Sequence[Path], clock: Clock) -> AsyncIterator[None]:

@@ -188,6 +188,10 @@ class Settings(BaseSettings):
     """Which of several daemons on the same targets acts; without one, this daemon does."""
     sidecar: Sidecar = Sidecar()
     """What the pods of an application tell each other; off unless an address is given."""
+    partitions: Path | None = None
+    """File of the databases whose partitions are kept, as `partitions.yaml`; off when empty."""
+    caches: Path | None = None
+    """File of the caches that are kept healthy, such as `caches.yaml`; off when empty."""
     log: Log = Log()
     """What is logged, and in which form."""
     origin: str = Field(default="defaults, no file", exclude=True)
@@ -236,11 +240,14 @@ def load(file: Path | None = None, **overrides: object) -> Settings:
 
 
 def _beside(file: Path, plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with relative policies meant from where the file is."""
+    """The settings with relative policies, caches and partitions meant from where the file is."""
     settings = dict(plain)
     written = settings.get("policies")
     if isinstance(written, list) and all(isinstance(path, str) for path in written):
         settings["policies"] = [str(file.parent / path) for path in written]
+    for name in ("caches", "partitions"):
+        if isinstance(path := settings.get(name), str) and path:
+            settings[name] = str(file.parent / path)
     return settings
 
 

@@ -15,6 +15,8 @@ from click.testing import CliRunner
 
 from scaler import policyfile, schema
 from scaler.cli.commands import scaler
+from scaler.maintenance.cache_file import load_caches
+from scaler.maintenance.partition_file import load_partitions
 from tests.integration.running import Running
 
 DOCUMENTS = [Path("README.md"), Path("CONTRIBUTING.md"), *sorted(Path("docs").glob("*.md"))]
@@ -95,7 +97,25 @@ def wait_until_answered(place: Path, environment: dict[str, str]) -> None:
 def test_a_policy_in_a_document_is_valid(path: Path, text: str, tmp_path: Path) -> None:
     file = tmp_path / f"{path.stem}.yaml"
     file.write_text(text)
-    assert policyfile.load([file]).insist()
+    if re.search("^caches:$", text, re.MULTILINE):
+        assert load_caches(file).caches
+    elif re.search("^databases:$", text, re.MULTILINE):
+        assert load_partitions(file).databases
+    else:
+        assert policyfile.load([file]).insist()
+
+
+def test_the_partitions_of_the_example_are_valid() -> None:
+    assert load_partitions(Path("config/partitions.yaml")).databases
+
+
+def test_the_caches_of_the_example_are_those_of_the_document() -> None:
+    (shown,) = (text for path, _, text in blocks("yaml") if path.name == "caches.md")
+    example = Path("config/caches.yaml").read_text()
+    without = [line.partition(" #")[0].rstrip() for line in example.splitlines()]
+    assert [line for line in without if line and not line.startswith("#")] == [
+        line.partition(" #")[0].rstrip() for line in shown.splitlines()
+    ]
 
 
 def test_the_adapters_in_the_documents_are_python() -> None:

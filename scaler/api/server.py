@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
@@ -25,6 +25,9 @@ from scaler.engine.commands import Commands
 from scaler.engine.manager import ScalingManager
 from scaler.engine.recorder import Recorder
 from scaler.errors import ConfigError, NotFound, Refused, ScalerError, TransientError
+
+if TYPE_CHECKING:
+    from scaler.maintenance.cache_job import CacheJob
 
 VERSION: Final = 1
 STATUS_OF: Final[Mapping[type[ScalerError], int]] = {
@@ -51,6 +54,7 @@ class Api:
     plan: Callable[[Sequence[Path]], Awaitable[list[dict[str, Any]]]]
     alive: Callable[[], str]  # why not, or nothing
     ready: Callable[[], str]
+    caches: Callable[[], Sequence["CacheJob"]] = tuple
 
     def application(self) -> web.Application:
         """Everything; for the socket."""
@@ -85,7 +89,7 @@ class Api:
     async def _metrics(self, _: web.Request) -> web.Response:
         now, monotonic = self.clock.now(), self.clock.monotonic()
         version = str(self.about()["version"])
-        body = exposition.text(self.manager, now, monotonic, version)
+        body = exposition.text(self.manager, now, monotonic, version, self.caches())
         return web.Response(body=body.encode(), headers={"Content-Type": exposition.CONTENT})
 
     async def _livez(self, _: web.Request) -> web.Response:

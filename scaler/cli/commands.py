@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from scaler.cli import kube_commands, loadtest_command
+from scaler.cli import cache_commands, kube_commands, loadtest_command, partition_commands
 from scaler.cli.group import (
     BAD_CONFIG,
     CHANGES,
@@ -17,7 +17,13 @@ from scaler.cli.group import (
     settings_of,
 )
 
-__all__ = ["kube_commands", "loadtest_command", "scaler"]  # their commands are there once imported
+__all__ = [
+    "cache_commands",
+    "kube_commands",
+    "loadtest_command",
+    "partition_commands",
+    "scaler",
+]  # its commands are there once it is imported
 
 
 @command("scaler run\nscaler -c /etc/scaler/scaler.yaml run\nscaler run --observe policies/")

@@ -69,7 +69,27 @@ def _examine(open_settings: "Callable[[], Settings]") -> Iterator[Finding]:
     yield from _engines(settings)
     yield from _clusters(settings)
     yield from _redis(settings)
+    yield from _partitions(settings)
     yield _daemon(Path(settings.socket))
+
+
+def _partitions(settings: "Settings") -> Iterator[Finding]:
+    """Every database whose partitions are kept, with the grants that are missing."""
+    if settings.partitions is None:
+        return
+    try:
+        from scaler.cli import partition_sets  # noqa: PLC0415 - start-up time
+        from scaler.maintenance.partition_file import load_partitions  # noqa: PLC0415
+
+        databases = load_partitions(settings.partitions).chosen(None)
+    except (ScalerError, ModuleNotFoundError) as error:
+        yield Finding("partitions", ok=False, detail=str(error))
+        return
+    for entry in partition_sets.verified(databases):
+        wrong = [entry.get("trouble", ""), *entry.get("alarms", ()), *entry.get("grants", ())]
+        said = "; ".join(text for text in wrong if text)
+        detail = f"{entry['database']}: {said or 'can be kept'}"
+        yield Finding("partitions", ok=entry["ok"], detail=detail)
 
 
 def _pidfd() -> Finding:

@@ -37,6 +37,12 @@ class _Examples(click.Command):
                     formatter.write_text(line)
 
 
+class _Group(_Examples, click.Group):
+    """Commands about one thing, as in `scaler cache status`."""
+
+    command_class = _Examples
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "-c",
@@ -71,6 +77,13 @@ def scaler(context: click.Context, config: Path | None, socket: Path | None) -> 
 def command(examples: str = "", name: str | None = None) -> Callable[[F], click.Command]:
     """A command of `scaler`, with examples at the end of its help."""
     return scaler.command(name, cls=_Examples, epilog=examples)
+
+
+def group(name: str, examples: str, text: str) -> click.Group:
+    """A group of commands inside `scaler`; `text` is its help."""
+    made = _Group(name, help=text, epilog=examples)
+    scaler.add_command(made)
+    return made
 
 
 def output(function: F) -> F:

@@ -1,14 +1,17 @@
 """Commands that people wrote, run on this machine with what is known of an instance filled in."""
 
 import asyncio
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 
 from scaler.core.model import Instance
 from scaler.errors import Unavailable
 
 
-async def run(words: Sequence[str]) -> tuple[int, str]:
+async def run(words: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Exit code and output. It is killed when nobody waits for it any more.
+
+    `env` is added to the environment; unlike the words, others on the machine do not see it.
 
     Raises:
         Unavailable: it cannot be started.
@@ -16,6 +19,7 @@ async def run(words: Sequence[str]) -> tuple[int, str]:
     try:
         process = await asyncio.create_subprocess_exec(
             *words,
+            env={**os.environ, **env} if env else None,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

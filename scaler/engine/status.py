@@ -1,7 +1,7 @@
 """What `status` shows of a target: plain values for people and for JSON."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -37,6 +37,22 @@ def of(it: Watched, now: datetime) -> dict[str, Any]:
         "looked_at": history.at.isoformat() if history.at else None,
         "instances": [_instance(i, it) for i in it.fleet.instances] if it.fleet else [],
     }
+
+
+def unsettled(watched: Mapping[str, Watched], names: Collection[str]) -> str:
+    """Why what is heavy waits for these policies; empty when they are at ease.
+
+    A policy that is not there holds nothing up.
+    """
+    for name in names:
+        it = watched.get(name)
+        if it is None or it.decision is None or it.fleet is None:
+            continue
+        if it.decision.desired != it.fleet.wanted or _ready(it) != it.decision.desired:
+            return f"{name} is being scaled"
+        if any(w.value is not None and w.goal and w.value > w.goal for w in it.decision.wishes):
+            return f"{name} is above its goal"
+    return ""
 
 
 def _ready(it: Watched) -> int | None:

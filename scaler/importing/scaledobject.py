@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from scaler.core.units import parse_quantity, parse_span
 from scaler.errors import ConfigError
-from scaler.importing import behavior, cron, draft
+from scaler.importing import behavior, cron, draft, keda_redis
 from scaler.importing.draft import Draft, Options
 from scaler.importing.hpa import containers, resource
 from scaler.importing.manifests import Json, inside, mapping, sequence, whole, word
@@ -21,8 +21,6 @@ POLLING_S: Final = 30
 COOLDOWN_S: Final = 300
 LONGEST_S: Final = 3600  # of a window
 PAUSED: Final = "autoscaling.keda.sh/paused"
-LATER: Final = ("redis", "redis-cluster", "redis-sentinel")
-LATER_STREAMS: Final = ("redis-streams", "redis-cluster-streams", "redis-sentinel-streams")
 
 
 def policy(manifest: Json, options: Options) -> Draft:
@@ -93,7 +91,7 @@ def _trigger(made: Draft, trigger: Json, where: str) -> None:
         "memory": _platform,
         "prometheus": _prometheus,
         "cron": _cron,
-        **dict.fromkeys((*LATER, *LATER_STREAMS), _redis),
+        **dict.fromkeys((*keda_redis.ONE_SERVER, *keda_redis.SEVERAL), keda_redis.metric),
     }
     if kind not in translate:
         remedy = "ask for it by Prometheus or HTTP, with a metric of its own"
@@ -185,17 +183,6 @@ def _only_cron(made: Draft, triggers: Any) -> None:
     schedule = [{**window, "max": window["min"]} for window in made.fields["schedule"]]
     always = {"from": "00:00", "to": "24:00", "min": low, "max": low}
     made.fields["schedule"] = [*schedule, always]
-
-
-def _redis(made: Draft, trigger: Json, data: Json, where: str) -> None:
-    kind = word(trigger.get("type"), where)
-    key = word(data.get("stream" if kind in LATER_STREAMS else "listName"), where, "?")
-    asked = word(data.get("listLength") or data.get("pendingEntriesCount"), where, "5")
-    message = (
-        f"a source for Redis comes with a later version ({kind} {key}, {asked} for each instance); "
-        "until then ask an exporter by Prometheus"
-    )
-    made.lost(where, message, "metrics")
 
 
 def _fallback(made: Draft, spec: Json) -> None:

@@ -24,7 +24,7 @@ from tests.integration.lease_places import (
     Place,
     on_redis,
 )
-from tests.integration.redises import RedisServer, insist_on_redis
+from tests.integration.redises import SERVERS, RedisServer, insist_on_redis
 
 TTL = timedelta(seconds=10)
 SHORT = timedelta(seconds=1)
@@ -39,13 +39,13 @@ async def opened(kind: str) -> Place:
         api_server = Server()
         await api_server.start()
         return OnKubernetes(api_server)
-    insist_on_redis()
-    redis_server = RedisServer()
+    insist_on_redis(kind)
+    redis_server = RedisServer(kind)
     redis_server.start()
     return OnRedis(redis_server)
 
 
-@pytest.fixture(params=["memory", "kubernetes", "redis"])
+@pytest.fixture(params=["memory", "kubernetes", *SERVERS])
 async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
     made = await opened(request.param)
     yield made
@@ -60,9 +60,9 @@ async def kubernetes() -> AsyncIterator[OnKubernetes]:
     await made.aclose()
 
 
-@pytest.fixture
-async def redis() -> AsyncIterator[OnRedis]:
-    made = await opened("redis")
+@pytest.fixture(params=SERVERS)
+async def redis(request: pytest.FixtureRequest) -> AsyncIterator[OnRedis]:
+    made = await opened(request.param)
     assert isinstance(made, OnRedis)
     yield made
     await made.aclose()
@@ -172,7 +172,7 @@ async def test_a_cut_way_is_an_error_and_no_answer(place: Place) -> None:
     assert await candidate.lease.renew(grant, TTL) is not None
 
 
-@pytest.mark.parametrize("kind", ["kubernetes", "redis"])
+@pytest.mark.parametrize("kind", ["kubernetes", *SERVERS])
 async def test_a_record_that_vanished_early_is_no_invitation(kind: str) -> None:
     place = await opened(kind)
     try:
@@ -230,14 +230,15 @@ async def test_who_is_cut_off_stops_before_the_other_begins(place: Place) -> Non
     await a.aclose()
 
 
-@pytest.mark.parametrize("kind", ["kubernetes", "redis"])
+@pytest.mark.parametrize("kind", ["kubernetes", *SERVERS])
 async def test_a_killed_process_is_succeeded(kind: str) -> None:
     place = await opened(kind)
     try:
         second = await lease_of(place)
         assert isinstance(place, OnKubernetes | OnRedis)
         token = place.server.admin if isinstance(place, OnKubernetes) else ""
-        words = ["-m", "tests.integration.lease_holder", kind, place.server.url, token]
+        way = "kubernetes" if token else "redis"
+        words = ["-m", "tests.integration.lease_holder", way, place.server.url, token]
         process = await asyncio.create_subprocess_exec(
             sys.executable, *words, cwd=ROOT, stdout=asyncio.subprocess.PIPE
         )

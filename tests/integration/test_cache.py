@@ -15,19 +15,19 @@ import pytest
 from redis.asyncio import Redis
 
 from scaler.errors import ConfigError
-from scaler.maintenance import cache_flight
 from scaler.maintenance.cache import CacheManager
-from scaler.maintenance.cache_rule import BackendFailed
-from tests.integration.redises import RedisServer, insist_on_redis
+from scaler.maintenance.caching import flights
+from scaler.maintenance.caching.calls import BackendFailed
+from tests.integration.redises import SERVERS, RedisServer, insist_on_redis
 from tests.integration.running import eventually
 
 pytestmark = pytest.mark.live
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    insist_on_redis()
-    made = RedisServer()
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    insist_on_redis(request.param)
+    made = RedisServer(request.param)
     made.start()
     yield made
     made.stop()
@@ -127,8 +127,8 @@ async def test_without_a_local_tier_every_hit_is_shared(server: RedisServer) -> 
 async def test_the_lease_is_renewed_while_the_backend_works(
     cache: CacheManager, other: CacheManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_flight, "LEASE_MS", 300)
-    monkeypatch.setattr(cache_flight, "RENEW", timedelta(milliseconds=50))
+    monkeypatch.setattr(flights, "LEASE_MS", 300)
+    monkeypatch.setattr(flights, "RENEW", timedelta(milliseconds=50))
     backend = Backend()
     backend.free.clear()
     first = asyncio.create_task(quotes(cache, backend)("A"))
@@ -143,7 +143,7 @@ async def test_the_lease_is_renewed_while_the_backend_works(
 async def test_who_waits_for_another_process_hears_of_its_answer(
     cache: CacheManager, other: CacheManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_flight, "POLL_S", 3600)
+    monkeypatch.setattr(flights, "POLL_S", 3600)
     backend = Backend()
     backend.free.clear()
     first = asyncio.create_task(quotes(cache, backend)("A"))
@@ -157,7 +157,7 @@ async def test_who_waits_for_another_process_hears_of_its_answer(
 async def test_when_the_one_who_computes_dies_another_does_it(
     cache: CacheManager, other: CacheManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_flight, "LEASE_MS", 300)
+    monkeypatch.setattr(flights, "LEASE_MS", 300)
     dead, alive = Backend(), Backend()
     dead.free.clear()
     dying = asyncio.create_task(quotes(other, dead)("A"))
@@ -661,8 +661,16 @@ async def test_what_processes_report(cache: CacheManager, server: RedisServer) -
     await cache.publish()
     rule = quote.key("A").partition("{")[2].partition(":")[0]
     assert rule in server.ask("HKEYS", "t:versions").split()
-    names = server.ask("KEYS", "t:stats:*").split()
-    assert '"misses":1' in server.ask("GET", names[0])
+    assert '"misses":1' in server.ask("HGET", "t:{stats}", cache._terms.process)
+
+
+async def test_processes_that_have_ended_are_forgotten(
+    cache: CacheManager, server: RedisServer
+) -> None:
+    server.ask("HSET", "t:{stats}", "ended", "{}")
+    server.ask("ZADD", "t:{stats}:seen", "1000", "ended")
+    await cache.publish()
+    assert server.ask("HKEYS", "t:{stats}").split() == [cache._terms.process]
 
 
 # --- clients and settings ---

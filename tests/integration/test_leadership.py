@@ -13,7 +13,7 @@ import pytest
 
 from tests.fakes.kube_cluster import Cluster
 from tests.fakes.kubernetes import Server, kubeconfig
-from tests.integration.redises import RedisServer, insist_on_redis
+from tests.integration.redises import SERVERS, RedisServer, insist_on_redis
 from tests.integration.running import Running, until
 
 pytestmark = pytest.mark.live
@@ -73,15 +73,16 @@ async def server() -> AsyncIterator[Server]:
         yield made
 
 
-@pytest.fixture(params=["kubernetes", "redis"])
+@pytest.fixture(params=["kubernetes", *SERVERS])
 async def members(
     request: pytest.FixtureRequest, server: Server, tmp_path: Path
 ) -> AsyncIterator[tuple[Member, Member]]:
-    redis = RedisServer()
-    if request.param == "redis":
-        insist_on_redis()
+    shared = request.param in SERVERS
+    redis = RedisServer(request.param if shared else "redis")
+    if shared:
+        insist_on_redis(request.param)
         await asyncio.to_thread(redis.start)
-    url = redis.url if request.param == "redis" else ""
+    url = redis.url if shared else ""
     pair = Member(tmp_path / "a", "anna", server, url), Member(tmp_path / "b", "bert", server, url)
     try:
         for member in pair:

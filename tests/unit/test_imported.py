@@ -57,6 +57,23 @@ def loaded(draft: Draft) -> Policy:
     return policy
 
 
+LIST: dict[str, Any] = {
+    "type": "redis",
+    "metadata": {"address": "redis:6379", "listName": "jobs", "listLength": "20"},
+}
+
+
+def redis_list(**more: Any) -> dict[str, Any]:
+    return {**LIST, "metadata": {**LIST["metadata"], **more}}
+
+
+def redis_stream(**more: Any) -> dict[str, Any]:
+    return {
+        "type": "redis-streams",
+        "metadata": {"address": "redis:6379", "stream": "events", **more},
+    }
+
+
 def resource(name: str = "cpu", **target: Any) -> dict[str, Any]:
     return {"type": "Resource", "resource": {"name": name, "target": target}}
 
@@ -343,16 +360,46 @@ def test_a_metric_of_an_adapter_is_a_query_that_somebody_must_look_at(
             id="another trigger",
         ),
         pytest.param(
-            scaled({"triggers": [{"type": "redis", "metadata": {"listName": "jobs"}}]}),
+            scaled({"triggers": [{"type": "redis-cluster", "metadata": {"listName": "jobs"}}]}),
             "spec.triggers[0]",
-            "later version (redis jobs",
-            id="lists of Redis",
+            "no cluster or sentinel is followed",
+            id="a cluster of Redis",
         ),
         pytest.param(
-            scaled({"triggers": [{"type": "redis-streams", "metadata": {"stream": "jobs"}}]}),
-            "spec.triggers[0]",
-            "later version (redis-streams jobs",
-            id="streams of Redis",
+            scaled({"triggers": [{"type": "redis", "metadata": {"address": "redis:6379"}}]}),
+            "spec.triggers[0].metadata",
+            "the name of the list is missing",
+            id="a list without a name",
+        ),
+        pytest.param(
+            scaled({"triggers": [{**LIST, "authenticationRef": {"name": "secret"}}]}),
+            "spec.triggers[0].authenticationRef",
+            "REDIS_URL_WEB, such as redis://user:password@redis:6379",
+            id="credentials of Redis",
+        ),
+        pytest.param(
+            scaled({"triggers": [redis_list(passwordFromEnv="PASSWORD", databaseIndex="2")]}),
+            "spec.triggers[0].metadata.passwordFromEnv",
+            "REDIS_URL_WEB, such as redis://user:password@redis:6379/2",
+            id="a password of Redis",
+        ),
+        pytest.param(
+            scaled({"triggers": [redis_list(address=None, addressFromEnv="REDIS")]}),
+            "spec.triggers[0].metadata.addressFromEnv",
+            "REDIS_URL_WEB, such as redis://user:password@host:6379",
+            id="an address of Redis that is in a variable",
+        ),
+        pytest.param(
+            scaled({"triggers": [redis_list(activationListLength="3")]}),
+            "spec.triggers[0].metadata.activationListLength",
+            "not above 3",
+            id="a threshold of Redis",
+        ),
+        pytest.param(
+            scaled({"triggers": [redis_list(enableTLS="true", unsafeSsl="true")]}),
+            "spec.triggers[0].metadata.unsafeSsl",
+            "ssl_ca_certs",
+            id="unchecked certificates of Redis",
         ),
         pytest.param(
             scaled({"advanced": {"scalingModifiers": {"formula": "a + b"}}}),
@@ -419,6 +466,72 @@ def test_what_does_not_map_is_named_with_a_remedy(
         line.strip(" #") for line in written.policies([made], "").splitlines() if "#" in line
     )
     assert said[0].message in comments
+
+
+@pytest.mark.parametrize(
+    ("trigger", "source", "goal"),
+    [
+        pytest.param(
+            LIST,
+            {"url": "redis://redis:6379", "list": "jobs"},
+            {"per_instance": 20},
+            id="a list",
+        ),
+        pytest.param(
+            redis_list(address=None, host="redis", port=6380, listLength=None),
+            {"url": "redis://redis:6380", "list": "jobs"},
+            {"per_instance": 5},
+            id="host and port, and the default of KEDA",
+        ),
+        pytest.param(
+            redis_list(databaseIndex="3", enableTLS="true"),
+            {"url": "rediss://redis:6379/3", "list": "jobs"},
+            {"per_instance": 20},
+            id="a database and TLS",
+        ),
+        pytest.param(
+            {**LIST, "metricType": "Value"},
+            {"url": "redis://redis:6379", "list": "jobs"},
+            {"value": 20},
+            id="one value",
+        ),
+        pytest.param(
+            redis_stream(),
+            {"url": "redis://redis:6379", "stream": "events"},
+            {"per_instance": 5},
+            id="a stream",
+        ),
+        pytest.param(
+            redis_stream(streamLength="50"),
+            {"url": "redis://redis:6379", "stream": "events"},
+            {"per_instance": 50},
+            id="the length of a stream",
+        ),
+        pytest.param(
+            redis_stream(consumerGroup="mail", pendingEntriesCount="7"),
+            {"url": "redis://redis:6379", "stream": "events", "group": "mail"},
+            {"per_instance": 7},
+            id="pending entries of a group",
+        ),
+        pytest.param(
+            redis_stream(consumerGroup="mail", lagCount="9", activationLagCount="0"),
+            {"url": "redis://redis:6379", "stream": "events", "group": "mail"},
+            {"per_instance": 9},
+            id="the lag of a group",
+        ),
+    ],
+)
+def test_triggers_of_redis(
+    trigger: dict[str, Any], source: dict[str, str], goal: dict[str, int]
+) -> None:
+    made = imported(scaled({"triggers": [trigger]}))
+    (metric,) = made.fields["metrics"]
+    assert metric["source"] == {"redis": source}
+    assert metric["goal"] == goal
+    assert not made.needs_somebody
+    counted = [r for r in made.remarks if "both wait to be done" in r.message]
+    assert bool(counted) == ("group" in source)
+    assert loaded(made).metrics[0].source.kind == "redis"
 
 
 @pytest.mark.parametrize(

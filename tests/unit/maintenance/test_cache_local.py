@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaler.maintenance.cache_local import OVERHEAD, Held, Local
+from scaler.maintenance.caching.local import OVERHEAD, Held, Local
 
 
 def held(value: Any = 0, *, size: int = 100, tags: tuple[str, ...] = (), until: float = 9) -> Held:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from scaler.maintenance.cache_times import BarEnd, SessionClose, reader, span_s
+from scaler.maintenance.caching.times import BarEnd, SessionClose, reader, span_s
 
 NOON = datetime(2026, 3, 6, 12, 0, 30, tzinfo=UTC)  # a Friday
 CLOSE = SessionClose(time(16), "America/New_York", holidays=[date(2026, 3, 9)])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaler.maintenance.cache_value import HEAD, Codec, Entry, Kind, Seals
+from scaler.maintenance.caching.values import HEAD, Codec, Entry, Kind, Seals
 
 KEY = "ledger:{quote.00000000:AAPL}"
 SECRET, OTHER = b"a secret of 16 b", b"another of 16 b."
@@ -106,7 +106,7 @@ def test_a_short_secret_is_refused() -> None:
 def test_what_unpacks_to_more_than_a_value_may_be_is_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("scaler.maintenance.cache_value.MOST_BYTES", 1000)
+    monkeypatch.setattr("scaler.maintenance.caching.values.MOST_BYTES", 1000)
     seals = Seals(compress_above=10)
     assert opened(sealed(b"\0" * 900, seals), seals) is not None
     assert opened(sealed(b"\0" * 2000, seals), seals) is None

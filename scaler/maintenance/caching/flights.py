@@ -12,12 +12,12 @@ from datetime import timedelta
 from typing import Any, Final
 
 from scaler.errors import Unavailable
-from scaler.maintenance.cache_keys import LEASE
-from scaler.maintenance.cache_local import Held
-from scaler.maintenance.cache_rule import BackendFailed, Call, Outcome
-from scaler.maintenance.cache_scripts import GIVE, LOOK_OR_LEASE, RENEWED, STORE
-from scaler.maintenance.cache_shared import Shared
-from scaler.maintenance.cache_value import SEAL_AT, Kind
+from scaler.maintenance.caching.calls import BackendFailed, Call, Outcome
+from scaler.maintenance.caching.local import Held
+from scaler.maintenance.caching.names import LEASE
+from scaler.maintenance.caching.scripts import GIVE, LOOK_OR_LEASE, RENEWED, STORE
+from scaler.maintenance.caching.shared import Shared
+from scaler.maintenance.caching.values import SEAL_AT, Kind
 
 LEASE_MS: Final = 2000
 RENEW: Final = timedelta(milliseconds=500)

@@ -18,6 +18,7 @@ from decimal import Decimal
 from enum import Enum
 from hashlib import blake2b
 from string import Formatter
+from tokenize import TokenError
 from typing import Any, Final
 from urllib.parse import quote
 from uuid import UUID
@@ -186,7 +187,7 @@ def _code(function: Callable[..., Any]) -> str:
     function = inspect.unwrap(function)
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
+    except (OSError, TypeError, SyntaxError, TokenError):  # no source, or not of this function
         return repr((function.__code__.co_code, function.__code__.co_names))
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

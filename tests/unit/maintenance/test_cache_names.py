@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaler.maintenance import cache_keys
+from scaler.maintenance.caching import names
 
 
 class Side(Enum):
@@ -46,7 +46,7 @@ def same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
 def test_different_arguments_have_different_names(
     one: tuple[Any, Any], other: tuple[Any, Any]
 ) -> None:
-    build = cache_keys.builder(quote, "quote:{symbol}:{day}")
+    build = names.builder(quote, "quote:{symbol}:{day}")
     assert (build(one, {}) == build(other, {})) == same(one, other)
     assert not set(build(one, {})) & set("{}")
 
@@ -76,12 +76,12 @@ def test_different_arguments_have_different_names(
     ],
 )
 def test_how_a_value_is_written(value: object, form: str) -> None:
-    assert cache_keys.written(value) == form
+    assert names.written(value) == form
 
 
 def test_what_cannot_tell_itself_apart_is_refused_with_a_remedy() -> None:
     with pytest.raises(TypeError, match="name the arguments that matter"):
-        cache_keys.written(object())
+        names.written(object())
 
 
 @pytest.mark.parametrize(
@@ -92,11 +92,11 @@ def test_what_cannot_tell_itself_apart_is_refused_with_a_remedy() -> None:
 def test_it_does_not_matter_how_arguments_are_given(
     args: tuple[Any, ...], named: dict[str, Any]
 ) -> None:
-    assert cache_keys.builder(quote, None)(args, named) == "AAPL,1"
+    assert names.builder(quote, None)(args, named) == "AAPL,1"
 
 
 def test_defaults_count_as_given() -> None:
-    assert cache_keys.builder(quote, None)(("AAPL",), {}) == "AAPL,!None"
+    assert names.builder(quote, None)(("AAPL",), {}) == "AAPL,!None"
 
 
 @pytest.mark.parametrize(
@@ -106,31 +106,31 @@ def test_defaults_count_as_given() -> None:
 )
 def test_wrong_arguments_are_a_type_error(args: tuple[Any, ...], named: dict[str, Any]) -> None:
     with pytest.raises(TypeError):
-        cache_keys.builder(quote, None)(args, named)
+        names.builder(quote, None)(args, named)
 
 
 def test_self_is_no_part_of_a_name() -> None:
     class Api:
         def quote(self, symbol: str) -> None: ...
 
-    assert cache_keys.builder(Api.quote, None)((Api(), "AAPL"), {}) == "AAPL"
+    assert names.builder(Api.quote, None)((Api(), "AAPL"), {}) == "AAPL"
 
 
 def test_a_template_with_an_unknown_argument_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\{sym\} in .* is no argument; there are"):
-        cache_keys.builder(quote, "quote:{sym}")
+        names.builder(quote, "quote:{sym}")
 
 
 def test_any_arguments_need_a_function_for_the_key() -> None:
     def anything(*args: int) -> None: ...
 
     with pytest.raises(TypeError, match="give key="):
-        cache_keys.builder(anything, None)
-    assert cache_keys.builder(anything, lambda *args: str(sum(args)))((1, 2), {}) == "3"
+        names.builder(anything, None)
+    assert names.builder(anything, lambda *args: str(sum(args)))((1, 2), {}) == "3"
 
 
 def test_long_names_become_digests() -> None:
-    build = cache_keys.builder(quote, None)
+    build = names.builder(quote, None)
     one, other = build(("a" * 300,), {}), build(("a" * 299 + "b",), {})
     assert len(one) < 60
     assert one != other
@@ -165,8 +165,8 @@ def loaded(folder: Path, text: str, name: str = "f") -> Callable[..., Any]:
     ids=["comments and layout", "a docstring", "other code", "other arguments"],
 )
 def test_a_version_follows_the_code(tmp_path: Path, text: str, stays: bool) -> None:
-    one = cache_keys.version(loaded(tmp_path, FIRST), int, None)
-    other = cache_keys.version(loaded(tmp_path, text), int, None)
+    one = names.version(loaded(tmp_path, FIRST), int, None)
+    other = names.version(loaded(tmp_path, text), int, None)
     assert (one == other) == stays
 
 
@@ -182,6 +182,6 @@ def test_a_pinned_version_follows_the_type_only(tmp_path: Path) -> None:
 
     first = loaded(tmp_path, FIRST)
     second = loaded(tmp_path, FIRST.replace("1", "2"))
-    assert cache_keys.version(first, One, None, "7") == cache_keys.version(second, One, None, "7")
-    assert cache_keys.version(first, One, None, "7") != cache_keys.version(first, Two, None, "7")
-    assert cache_keys.version(first, One, None, "7") != cache_keys.version(first, One, None, "8")
+    assert names.version(first, One, None, "7") == names.version(second, One, None, "7")
+    assert names.version(first, One, None, "7") != names.version(first, Two, None, "7")
+    assert names.version(first, One, None, "7") != names.version(first, One, None, "8")

@@ -7,6 +7,7 @@ kept locally only when it did not change while it was being read.
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Self
 
 import msgspec
@@ -15,11 +16,11 @@ import structlog
 from scaler.clients.cache_ears import Ears
 from scaler.clients.cache_link import Client, Link
 from scaler.errors import Unavailable
-from scaler.maintenance.cache_keys import LEASE
-from scaler.maintenance.cache_local import Held, Local
-from scaler.maintenance.cache_rule import Call, Outcome, Rule, Terms
-from scaler.maintenance.cache_scripts import KEEP, TAG_OF
-from scaler.maintenance.cache_value import SEAL_AT, TOKEN, Entry, Kind
+from scaler.maintenance.caching.calls import Call, Outcome, Rule, Terms
+from scaler.maintenance.caching.local import Held, Local
+from scaler.maintenance.caching.names import LEASE
+from scaler.maintenance.caching.scripts import KEEP, TAG_OF
+from scaler.maintenance.caching.values import SEAL_AT, TOKEN, Entry, Kind
 
 PASS_S: Final = 1.0  # that an answer which is not to be kept is known to be one
 TAG_KEPT_S: Final = 30 * 86_400
@@ -150,7 +151,7 @@ class Shared:
 
     async def void(self, tag: str, token: bytes) -> None:
         """Give a tag another token: no answer with the old one is valid. Raises Unavailable."""
-        await self.link.run(KEEP, (tag,), token, TAG_KEPT_S)
+        await self.link.firmly(partial(self.link.run, KEEP, (tag,), token, TAG_KEPT_S))
         self._tokens.pop(tag, None)
         self.local.drop_tag(tag)
 

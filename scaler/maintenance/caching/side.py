@@ -10,16 +10,16 @@ import msgspec
 
 from scaler.clients.cache_link import Client
 from scaler.errors import Unavailable
-from scaler.maintenance.cache_flight import Flights
-from scaler.maintenance.cache_local import Held
-from scaler.maintenance.cache_rule import Call, Terms
-from scaler.maintenance.cache_scripts import ALIVE, HEAT, KEEP
-from scaler.maintenance.cache_shared import Shared
-from scaler.maintenance.cache_stats import plain
-from scaler.maintenance.cache_value import Kind
+from scaler.maintenance.caching.calls import Call, Terms
+from scaler.maintenance.caching.counts import plain
+from scaler.maintenance.caching.flights import Flights
+from scaler.maintenance.caching.local import Held
+from scaler.maintenance.caching.scripts import ALIVE, HEAT, REPORT
+from scaler.maintenance.caching.shared import Shared
+from scaler.maintenance.caching.values import Kind
 
 REPORT_EVERY: Final = timedelta(seconds=10)  # between two reports
-REPORT_S: Final = 60  # a report is kept
+REPORT_S: Final = 60  # a process that says nothing for so long has ended
 VERSIONS_S: Final = 30 * 86_400
 HOT: Final = 1000  # keys that are known as hot
 COOLING_S: Final = 10  # their heat halves
@@ -160,8 +160,11 @@ class Side:
             "evicted": self.local.evicted,
         }
         text = msgspec.json.encode(told)
-        await self.shared.link.run(KEEP, (f"{space}:stats:{terms.process}",), text, REPORT_S)
         now_s = round(self.shared.now_ms / 1000)
+        places = (f"{space}:{{stats}}", f"{space}:{{stats}}:seen")
+        await self.shared.link.run(
+            REPORT, places, terms.process, text, now_s, now_s - REPORT_S, 2 * REPORT_S
+        )
         ids = [rule.id for rule in rules]
         if ids:
             await self.shared.link.run(ALIVE, (f"{space}:versions",), now_s, VERSIONS_S, *ids)
@@ -196,9 +199,10 @@ class Side:
         task.add_done_callback(self._tasks.discard)
 
     async def aclose(self) -> None:
-        for task in list(self._tasks):
+        tasks = [*self._tasks, *([self._begun] if self._begun else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._flights.aclose()
         await self.shared.link.aclose()
 

@@ -41,6 +41,16 @@ KEEP: Final = """
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 return 1
 """
+REPORT: Final = """
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[4])) do
+  redis.call('HDEL', KEYS[1], gone)
+  redis.call('ZREM', KEYS[2], gone)
+end
+redis.call('EXPIRE', KEYS[1], ARGV[5])
+return redis.call('EXPIRE', KEYS[2], ARGV[5])
+"""
 ALIVE: Final = """
 for at = 3, #ARGV do redis.call('HSET', KEYS[1], ARGV[at], ARGV[1]) end
 return redis.call('EXPIRE', KEYS[1], ARGV[2])

@@ -1,0 +1,217 @@
+"""What it costs to keep partition sets in order, and what retention by partitions saves.
+
+Against the goals: 100 sets that each miss a partition, kept in one run; the run after it, which
+must find nothing to do; and a month of rows retired by detaching and dropping its partition,
+beside DELETE and VACUUM of the same rows in a table that is not partitioned, in turns: both
+without the time it takes to connect and to look, which is a figure of its own.
+"""
+
+import asyncio
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Final
+
+from benchmarks.outcome import Outcome
+from scaler.clients.postgres import Postgres
+from scaler.clock import ManualClock
+from scaler.maintenance.partition_facts import Detached, Mark
+from scaler.maintenance.partition_keeper import Keeper
+from scaler.maintenance.partition_plan import Drop, Retire
+from scaler.maintenance.partition_rules import Database
+from scaler.maintenance.partitions import DatabasePartitioner
+from tests.integration.postgreses import PostgresServer
+
+SETS: Final = int(os.environ.get("SCALER_BENCH_SETS", "100"))
+ROWS: Final = int(os.environ.get("SCALER_BENCH_ROWS", "200000"))  # of one month
+MONTHS: Final = 10
+ROUNDS: Final = int(os.environ.get("SCALER_BENCH_ROUNDS", "3"))
+NOW: Final = datetime(2026, 5, 20, 12, tzinfo=UTC)
+COLUMNS: Final = "id bigint NOT NULL, account int, amount numeric(12, 2), note text, created_at timestamptz NOT NULL"  # noqa: E501
+INDEXES: Final = (
+    "ALTER TABLE {t} ADD PRIMARY KEY (id, created_at); CREATE INDEX ON {t} (created_at); "
+    "CREATE INDEX ON {t} (account, created_at)"
+)
+
+
+class Clock(ManualClock):
+    """Stands at one moment; pauses are real, so that the figures are."""
+
+    async def sleep(self, span: timedelta) -> None:
+        await asyncio.sleep(span.total_seconds())
+
+
+def partitioner(server: PostgresServer, sets: list[dict[str, Any]], **more: Any) -> Any:
+    rules = Database.model_validate({"name": "bench", "dsn": server.dsn(), "partitions": sets})
+    return DatabasePartitioner(rules, clock=Clock(more.pop("now", NOW)), **more)
+
+
+async def measure() -> Outcome:
+    outcome = Outcome()
+    server = PostgresServer("fsync=on", "synchronous_commit=on", "full_page_writes=on",
+                            "shared_buffers=128MB", "max_wal_size=4GB")  # fmt: skip
+    try:
+        server.start("log_statement=all", "log_line_prefix=")
+        await _sets(server, outcome)
+        await _retention(server, outcome)
+    finally:
+        server.stop()
+    return outcome
+
+
+async def _sets(server: PostgresServer, outcome: Outcome) -> None:
+    for number in range(SETS):
+        server.psql(
+            f"CREATE TABLE s{number} ({COLUMNS}) PARTITION BY RANGE (created_at); "
+            + INDEXES.format(t=f"s{number}")
+        )
+    sets = [{"table": f"s{n}", "by": "created_at", "every": "month"} for n in range(SETS)]
+    began = time.monotonic()
+    assert (await partitioner(server, sets).run()).ok
+    first = time.monotonic() - began
+    took = []
+    for months in range(1, ROUNDS + 1):
+        later = NOW + timedelta(days=30.5 * months)
+        began = time.monotonic()
+        report = await partitioner(server, sets, now=later).run()
+        took.append(time.monotonic() - began)
+        assert report.ok
+        assert all(len(o.done) == 1 for o in report.outcomes)
+    before = len(server.log())
+    began = time.monotonic()
+    report = await partitioner(server, sets, now=later).run()
+    converged = time.monotonic() - began
+    assert all(o.done == () for o in report.outcomes)
+    sent = [
+        line
+        for line in server.log()[before:].splitlines()
+        if "statement: " in line or "execute <unnamed>: " in line
+    ]
+    ddl = [line for line in sent if any(word in line for word in ("CREATE", "ALTER", "DROP"))]
+    kept = round(statistics.median(took), 2)
+    outcome.figures |= {
+        "sets": SETS,
+        "first_run_s": round(first, 2),
+        "first_run_partitions": 4 * SETS,
+        "monthly_run_s": kept,
+        "converged_run_s": round(converged, 3),
+        "converged_statements": len(sent),
+        "converged_ddl": len(ddl),
+    }
+    outcome.goal(f"{SETS} sets kept, a partition created in each, in s", kept, most=2)
+    outcome.goal("statements of a converged run", len(sent), most=3)
+    outcome.goal("DDL of a converged run", len(ddl), most=0)
+
+
+async def _retention(server: PostgresServer, outcome: Outcome) -> None:
+    """Month after month, as both ways would go through a table."""
+    database = Postgres(server.dsn())
+    _filled(server)
+    costs: dict[str, list[tuple[float, float]]] = {"delete": [], "detach": [], "runs": []}
+    for number in range(1, 2 * ROUNDS + 1):
+        until = f"{_month(number):%Y-%m-%d} 00:00+00"
+
+        async def delete(until: str = until) -> None:
+            await database.execute(f"DELETE FROM flat WHERE created_at < '{until}'")
+            await database.execute("VACUUM flat")
+
+        now = _month(number) + timedelta(days=731)
+        ours = partial(_runs, server, now) if number > ROUNDS else await _steps(server, now)
+        costs["delete"].append(await _cost(database, delete))
+        costs["runs" if number > ROUNDS else "detach"].append(await _cost(database, ours))
+    await database.aclose()
+    seconds = {way: round(statistics.median(s for s, _ in c), 4) for way, c in costs.items()}
+    wal = {way: round(statistics.median(w for _, w in c), 3) for way, c in costs.items()}
+    outcome.figures |= {
+        "rows_of_a_month": ROWS,
+        "months": MONTHS,
+        "delete_and_vacuum_s": seconds["delete"],
+        "detach_and_drop_s": seconds["detach"],
+        "detach_and_drop_with_all_looks_s": seconds["runs"],
+        "delete_and_vacuum_wal_mb": wal["delete"],
+        "detach_and_drop_wal_mb": wal["detach"],
+    }
+    ratio = round(seconds["delete"] / seconds["detach"], 1)
+    outcome.goal("retention, times faster than DELETE + VACUUM", ratio, least=20)
+    less = round(wal["delete"] / max(wal["detach"], 0.001), 1)
+    outcome.goal("retention, times less WAL than DELETE + VACUUM", less, least=100)
+
+
+def _month(number: int) -> datetime:
+    """The first moment of the month so many after January 2024."""
+    return datetime(2024 + number // 12, number % 12 + 1, 1, tzinfo=UTC)
+
+
+def _rules() -> list[dict[str, Any]]:
+    return [{"table": "parted", "by": "created_at", "every": "month", "keep": "730 days",
+             "ahead": 1, "expire": {"drop_after": "1 day"}}]  # fmt: skip
+
+
+async def _steps(server: PostgresServer, now: datetime) -> Callable[[], Any]:
+    """What carries out the two steps for the month that has expired by now, ready to begin."""
+    keeping = partitioner(server, _rules(), now=now)
+    await keeping._begin(None)
+    ((plan, facts),) = await keeping._look(keeping.rules.partitions)
+    (retire,) = (step for step in plan.steps if isinstance(step, Retire))
+    assert retire.concurrently
+    keeper = Keeper(keeping._database, Clock(now), keeping.rules.partitions[0], facts,
+                    user=keeping._user, address="")  # fmt: skip
+    mark = Mark(of="public.parted")
+    table = Detached(schema="public", name=retire.partition.name, mark=mark)
+
+    async def go() -> None:
+        await keeper.take([retire])
+        await keeper.take([Drop(table=table, because="")])
+        await keeping.aclose()
+
+    return go
+
+
+async def _runs(server: PostgresServer, now: datetime) -> None:
+    """The same by two runs from their beginning, with connecting and looking."""
+    report = await partitioner(server, _rules(), now=now).run()
+    assert "concurrently" in str([o.done for o in report.outcomes]), report
+    report = await partitioner(server, _rules(), now=now + timedelta(days=1, seconds=5)).run()
+    assert "drop" in str([o.done for o in report.outcomes])
+
+
+def _filled(server: PostgresServer) -> None:
+    server.psql(
+        f"CREATE TABLE parted ({COLUMNS}) PARTITION BY RANGE (created_at); "
+        f"CREATE TABLE flat ({COLUMNS})"
+    )
+    for month in range(MONTHS + 4):
+        bounds = f"FROM ('{_month(month):%Y-%m-%d}') TO ('{_month(month + 1):%Y-%m-%d}')"
+        server.psql(
+            f"SET timezone = UTC; CREATE TABLE parted_{_month(month):%Y_%m} PARTITION OF parted "
+            f"FOR VALUES {bounds}"
+        )
+    rows = (
+        f"SELECT n, n % 1000, n % 977, repeat('x', 60), '2024-01-01 00:00+00'::timestamptz + "
+        f"n * (interval '30.4 days' / {ROWS}) FROM generate_series(1, {ROWS * MONTHS}) n"
+    )
+    for table in ("parted", "flat"):
+        server.psql(f"INSERT INTO {table} {rows}")
+        server.psql(INDEXES.format(t=table))
+        server.psql(f"VACUUM ANALYZE {table}")
+    server.psql("CHECKPOINT")
+
+
+async def _cost(database: Postgres, way: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds, and megabytes of WAL."""
+    ((before,),) = await database.fetch("SELECT pg_current_wal_lsn()::text")
+    began = time.monotonic()
+    await way()
+    took = time.monotonic() - began
+    query = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), %s::pg_lsn)::bigint"
+    ((written,),) = await database.fetch(query, (before,))
+    return took, written / 1e6
+
+
+if __name__ == "__main__":
+    found = asyncio.run(measure())
+    print(json.dumps({"figures": found.figures, "goals": found.goals}, indent=2))

@@ -1,0 +1,128 @@
+"""A PostgreSQL of its own for a test, on a socket in a folder. The system's is left alone."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.integration.running import until
+
+BINARIES = Path("/usr/lib/postgresql")
+OPTIONS = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "shared_buffers=32MB",
+           "max_connections=50", "autovacuum=off", "listen_addresses=", "log_min_messages=warning",
+           "timezone=Asia/Kolkata", "datestyle=SQL, DMY")  # fmt: skip
+
+
+def binaries() -> Path | None:
+    """The folder of the newest server that is installed."""
+    found = [path for path in BINARIES.glob("*/bin") if (path / "postgres").exists()]
+    return max(found, key=lambda path: int(path.parent.name), default=None)
+
+
+def _user() -> str | None:
+    """Who the server runs as: it refuses to be root."""
+    return "postgres" if os.geteuid() == 0 else None
+
+
+class PostgresServer:
+    """One cluster, from `start` to `stop`. Sessions begin in an odd zone and an odd date style.
+
+    It keeps its data over `kill` and another `start`.
+    """
+
+    def __init__(self, *options: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
+        self.data = self.folder / "d"
+        self.options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        if user := _user():
+            found = pwd.getpwnam(user)
+            os.chown(self.folder, found.pw_uid, found.pw_gid)
+        self.folder.chmod(0o755)
+        self._run("initdb", "-D", str(self.data), "-A", "trust", "-U", "postgres", "-N",
+                  "--no-locale", "-E", "UTF8")  # fmt: skip
+
+    def _run(self, program: str, *words: str) -> str:
+        folder = binaries()
+        assert folder is not None
+        done = subprocess.run(
+            [str(folder / program), *words],
+            user=_user(),
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def start(self, *options: str) -> None:
+        folder = binaries()
+        assert folder is not None
+        settings = [f"unix_socket_directories={self.folder}", *OPTIONS, *self.options, *options]
+        words = [str(folder / "postgres"), "-D", str(self.data)]
+        for setting in settings:
+            words += ["-c", setting]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                words, user=_user(), cwd="/", stdout=log, stderr=log, start_new_session=True
+            )
+        until(self._answers, "PostgreSQL answers")
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log()
+        folder = binaries()
+        ready = subprocess.run(
+            [str(folder / "pg_isready"), "-h", str(self.folder), "-U", "postgres"],  # type: ignore[operator]
+            stdout=subprocess.DEVNULL,
+            check=False,
+        )
+        return ready.returncode == 0
+
+    def dsn(self, database: str = "postgres", user: str = "postgres") -> str:
+        return f"host={self.folder} dbname={database} user={user}"
+
+    def psql(self, statement: str, database: str = "postgres", user: str = "postgres") -> str:
+        """What a statement answers, without headings; several lines may be one script."""
+        return self._run(
+            "psql", "-h", str(self.folder), "-U", user, "-d", database, "-XAtq",
+            "-v", "ON_ERROR_STOP=1", "-c", statement,
+        ).strip()  # fmt: skip
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")
+
+    def restart(self) -> None:
+        """As a person would: sessions are ended, transactions rolled back."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(30)
+        self.start()
+
+    def kill(self) -> None:
+        """Every process of it at once, as when the machine loses power."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(30)
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(30)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def insist_on_postgres() -> None:
+    """Skip where there is no PostgreSQL; fail where there has to be one."""
+    if binaries() is None:
+        why = "needs postgresql; .ci/run installs it"
+        if os.environ.get("SCALER_TEST_REQUIRE"):
+            pytest.fail(why)
+        pytest.skip(why)
