@@ -148,7 +148,7 @@ class Link:
         return answer
 
     async def firmly(self, work: Callable[[], Awaitable[T]]) -> T:
-        """The same for what somebody has asked for, and not the cache: it is tried for a while.
+        """What somebody has asked for, and not the cache, is tried for a while if there is hope.
 
         `work` is one of the other methods with its arguments. Raises Unavailable.
         """
@@ -159,7 +159,7 @@ class Link:
             except WritesRefused:
                 raise
             except Unavailable:
-                if self._clock.monotonic() >= end:
+                if not self.up or self._clock.monotonic() >= end:
                     raise
             await self._clock.sleep(AGAIN)
 

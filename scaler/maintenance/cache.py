@@ -30,7 +30,7 @@ from scaler.maintenance.caching.portal import Portal
 from scaler.maintenance.caching.scripts import PUT
 from scaler.maintenance.caching.side import Side
 from scaler.maintenance.caching.times import Ttl
-from scaler.maintenance.caching.values import MOST_TAGS, TOKEN, Codec, Seals
+from scaler.maintenance.caching.values import MOST_TAGS, Codec, Seals
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -317,7 +317,7 @@ class CacheManager:
         side.local.drop(call.key)
 
     async def delete(self, *keys: str) -> None:
-        """Raises Unavailable: Redis does not answer; nothing is known of the values."""
+        """Raises Unavailable, as `invalidate_tag` does."""
         for key in keys:
             await self._drop(self._by_hand(key))
 
@@ -338,7 +338,8 @@ class CacheManager:
         """Void everything with one of these tags, however much it is, at one write each.
 
         Raises:
-            Unavailable: Redis does not answer; nothing is known of the tags that are left.
+            Unavailable: Redis does not answer; it is made good when it does, and until then this
+                process has no such value, but others may.
         """
         for tag in self._tag_keys(tags):
             await self._void(tag)
@@ -361,14 +362,12 @@ class CacheManager:
     async def _void(self, tag: str) -> None:
         side = self._here()
         await side.begin()
-        await side.shared.void(tag, self._terms.random.randbytes(TOKEN))
+        await side.shared.void(tag)
 
     async def _drop(self, key: str) -> None:
         side = self._here()
         await side.begin()
-        link = side.shared.link
-        await link.firmly(partial(link.unlink, [key, key + LEASE]))
-        side.local.drop(key)
+        await side.shared.drop(key)
 
     # --- the whole ---
 

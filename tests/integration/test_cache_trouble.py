@@ -169,6 +169,28 @@ async def test_an_event_loop_that_was_busy_itself_says_nothing_about_redis(
     assert not logged
 
 
+async def test_what_was_invalidated_in_an_outage_is_so_afterwards(
+    server: RedisServer, cache: CacheManager
+) -> None:
+    other = CacheManager(server.url, namespace="t")
+    calls, there = Calls(cache, tags=["x"]), Calls(other)
+    for key in (1, 2):
+        await calls.get(key)
+        await there.get(key + 10)
+    server.pause()
+    with pytest.raises(Unavailable):
+        await cache.invalidate_tag("x")
+    with pytest.raises(Unavailable):
+        await calls.get.invalidate(11)  # type: ignore[attr-defined]
+    server.resume()
+    await again(cache)
+    await eventually(lambda: not cache._here().shared._owed, "it is made good")
+    await calls.get(1)
+    await there.get(11)
+    assert (calls.count, there.count) == (3, 3)
+    await other.aclose()
+
+
 async def test_a_full_redis_still_answers(
     server: RedisServer, cache: CacheManager, logged: list[Any]
 ) -> None:

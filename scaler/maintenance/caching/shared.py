@@ -26,6 +26,7 @@ ROUNDED_MS: Final = 1.0  # moments in entries are whole milliseconds
 PASS_S: Final = 1.0  # that an answer which is not to be kept is known to be one
 TAG_KEPT_S: Final = 30 * 86_400
 MOST_TOKENS: Final = 100_000
+MOST_OWED: Final = 10_000  # invalidations that wait for Redis
 MOST_ERRORS: Final = 1000
 LONGEST_TEXT: Final = 2000  # of a failure
 LEAST_ROOM: Final = 1024 * 1024  # bytes for what is kept in an outage
@@ -64,6 +65,7 @@ class Shared:
         self._tokens: dict[str, bytes] = {}  # of tags, as long as changes are heard of
         self._reading: dict[str, int] = {}  # keys that are being read, and how often
         self._spoiled: set[str] = set()  # those of them that changed meanwhile
+        self._owed: set[str] = set()  # tags and keys that are to be invalidated still
         self._errors: dict[bytes, Exception] = {}  # of this process, by the seal of their entry
         self._slack_ms = 0.0  # by which it may be too far ahead
         self._ahead_ms = terms.clock.now().timestamp() * 1000 - self.time() * 1000  # of the server
@@ -92,7 +94,7 @@ class Shared:
         self, call: Call, raw: bytes | None, tokens: tuple[bytes | None, ...]
     ) -> tuple[Held, Kind] | None:
         """The answer in an entry, if it has not ended and its tags have these tokens still."""
-        if raw is None:
+        if raw is None or (self._owed and not self._owed.isdisjoint((call.key, *call.tags))):
             return None
         entry = self.terms.seals.opened(call.key, raw, call.rule.codec.decode)
         if entry is None or entry.tokens != tokens:
@@ -151,11 +153,36 @@ class Shared:
             found.append(token)
         return tuple(found)
 
-    async def void(self, tag: str, token: bytes) -> None:
-        """Give a tag another token: no answer with the old one is valid. Raises Unavailable."""
-        await self.link.firmly(partial(self.link.run, KEEP, (tag,), token, TAG_KEPT_S))
+    async def void(self, tag: str) -> None:
+        """Give a tag another token: no answer with the old one is valid.
+
+        Raises:
+            Unavailable: other processes may serve them until Redis is back; then it is made good.
+        """
         self._tokens.pop(tag, None)
         self.local.drop_tag(tag)
+        self._owe(tag)
+        token = self.terms.random.randbytes(TOKEN)
+        await self.link.firmly(partial(self.link.run, KEEP, (tag,), token, TAG_KEPT_S))
+        self._owed.discard(tag)
+
+    async def drop(self, key: str) -> None:
+        """Remove a value, also one that is being computed. Raises Unavailable, as `void` does."""
+        self.local.drop(key)
+        self._owe(key)
+        await self.link.firmly(partial(self.link.unlink, [key, key + LEASE]))
+        self._owed.discard(key)
+
+    def _owe(self, name: str) -> None:
+        if len(self._owed) >= MOST_OWED:
+            log.warning("cache.forgets", because=f"more than {MOST_OWED} invalidations wait")
+            self._owed.clear()
+        self._owed.add(name)
+
+    async def make_good(self) -> None:
+        """What could not be invalidated while Redis was away. Raises Unavailable."""
+        for name in list(self._owed):
+            await (self.void if name.startswith(self._tag_prefix) else self.drop)(name)
 
     def made(
         self, call: Call, outcome: Outcome, tokens: tuple[bytes, ...], took_s: float

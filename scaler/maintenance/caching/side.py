@@ -137,6 +137,10 @@ class Side:
     async def _came_back(self) -> None:
         await self.shared.set_clock()
         await self._flights.give_back()
+        try:
+            await self.shared.make_good()
+        except Unavailable:
+            return  # it has gone again; when it comes back it is tried again
 
     async def _kept(self) -> None:
         while True:
