@@ -4,7 +4,12 @@ from pathlib import Path
 
 import click
 
-from scaler.cli import cache_commands, kube_commands, partition_commands
+from scaler.cli import (
+    cache_commands,
+    kube_commands,
+    partition_commands,
+    partition_convert_commands,
+)
 from scaler.cli.group import (
     BAD_CONFIG,
     CHANGES,
@@ -21,6 +26,7 @@ __all__ = [
     "cache_commands",
     "kube_commands",
     "partition_commands",
+    "partition_convert_commands",
     "scaler",
 ]  # its commands are there once it is imported
 
