@@ -16,13 +16,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import IO, Final, Self
 
+from scaler.clients.postgres import Postgres
 from scaler.clock import Clock, SystemClock
 from scaler.demo.ledger.watcher import Server, line
 from scaler.errors import Unavailable, Unsupported
@@ -74,17 +75,18 @@ class Embedded:
         """
         runner = runs_as()
         self.folder = Path(tempfile.mkdtemp(prefix="ledger", dir="/tmp"))
+        self.dsn = f"host={self.folder} dbname=postgres user=ledger"
         try:
             watcher = self._watch()
             servers = await asyncio.to_thread(self._prepare, runner)
             watcher.write(line(servers))
             watcher.flush()
-            for socket in self._sockets(servers):
-                await self._until(socket)
+            await self._until(self._postgres, "PostgreSQL")
+            if len(servers) > 1:
+                await self._until(self._socket, "Valkey")
         except BaseException:
             await self.stop()
             raise
-        self.dsn = f"host={self.folder} dbname=postgres user=ledger"
         self.redis = f"unix://{self.folder}/redis" if len(servers) > 1 else ""
         return self
 
@@ -143,10 +145,6 @@ class Embedded:
             raise Unsupported(f"{program} does not run here as {who}: {told}")
         return copy
 
-    def _sockets(self, servers: Sequence[Server]) -> list[Path]:
-        names = {"postgres": ".s.PGSQL.5432", "redis": "redis"}
-        return [self.folder / names[server.name] for server in servers]
-
     def _watch(self) -> IO[bytes]:
         """From here on the folder is removed, whatever happens to us."""
         self._watcher = subprocess.Popen(  # noqa: S603 - this very program
@@ -157,19 +155,30 @@ class Embedded:
         assert self._watcher.stdin is not None  # noqa: S101 - it was asked for
         return self._watcher.stdin
 
-    async def _until(self, socket: Path) -> None:
-        """Somebody answers there. PostgreSQL accepts only when it is ready to."""
+    async def _until(self, answers: Callable[[], Awaitable[bool]], name: str) -> None:
         end = self._clock.monotonic() + PATIENCE
-        while True:
-            try:
-                _, writer = await asyncio.open_unix_connection(str(socket))
-            except OSError:
-                if self._clock.monotonic() > end:
-                    raise Unavailable(f"{socket} does not answer; {self._last_words()}") from None
-                await self._clock.sleep(LOOK)
-                continue
-            writer.close()
-            return
+        while not await answers():
+            if self._clock.monotonic() > end:
+                raise Unavailable(f"{name} does not answer; {self._last_words()}")
+            await self._clock.sleep(LOOK)
+
+    async def _postgres(self) -> bool:
+        """Its socket is there before it takes anybody."""
+        database = Postgres(self.dsn, name="ledger")
+        try:
+            return bool(await database.fetch("SELECT 1"))
+        except Unavailable:
+            return False
+        finally:
+            await database.aclose()
+
+    async def _socket(self) -> bool:
+        try:
+            _, writer = await asyncio.open_unix_connection(str(self.folder / "redis"))
+        except OSError:
+            return False
+        writer.close()
+        return True
 
     def _last_words(self) -> str:
         """The end of what the servers logged."""
