@@ -26,20 +26,27 @@ class Pool:
             ConfigError: it cannot be read; the message does not show it.
         """
         try:
-            password = conninfo.conninfo_to_dict(dsn).get("password")
+            parts = conninfo.conninfo_to_dict(dsn)
         except psycopg.Error:
             raise ConfigError(
                 "the address of PostgreSQL cannot be read; write it like "
                 "postgresql://user@host:5432/database"
             ) from None
+        password = parts.get("password")
         self._secrets = (str(password),) if password else ()
+        options = f"{parts.get('options') or ''} -c datestyle=ISO -c timezone=UTC".strip()
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]] = AsyncConnectionPool(
             dsn,
             min_size=min(2, most),
             max_size=most,
             max_waiting=MOST_WAITING,
             timeout=PATIENCE.total_seconds(),
-            kwargs={"autocommit": True, "application_name": name},
+            # The library reads moments in one style only, whatever the server's is.
+            kwargs={
+                "autocommit": True,
+                "application_name": name,
+                "options": options,
+            },
             check=AsyncConnectionPool.check_connection,
             open=False,
             name=name,

@@ -15,6 +15,7 @@ from scaler.demo.ledger.asked import Invalid
 from scaler.demo.ledger.records import Outcome, Store
 from scaler.errors import TransientError
 from scaler.maintenance.cache import CacheManager
+from scaler.maintenance.caching.calls import BackendFailed
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MOST_BODY: Final = 16 * 1024
@@ -103,7 +104,7 @@ class Ledger:
             response = await handler(request)
         except Invalid as error:
             response = _refused(400, str(error))
-        except TransientError:
+        except (TransientError, BackendFailed):  # the latter is what another instance met
             response = _refused(503, "the database does not answer; try again with the same key")
             response.headers["Retry-After"] = "1"
         except web.HTTPRequestEntityTooLarge:

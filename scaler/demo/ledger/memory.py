@@ -55,6 +55,8 @@ class MemoryStore:
                 )
             )
 
+    async def open(self) -> None: ...
+
     async def account(self, number: int) -> Account | None:
         if number not in self.balances:
             return None
