@@ -85,24 +85,6 @@ class Pool:
         async with self.connection() as handle:
             return await handle.fetch(statement, params, deadline=deadline)
 
-    async def copy(self, source: str, into: str) -> int:
-        """The rows that the COPY ... TO STDOUT `source` gives, taken by `into`; how many bytes.
-
-        In blocks, so that no more than one is here at a time.
-        """
-        size = 0
-        with translated("copying", self._secrets):
-            async with (
-                self._pool.connection() as giver,
-                self._pool.connection() as taker,
-                giver.cursor().copy(source.encode()) as given,
-                taker.cursor().copy(into.encode()) as taken,
-            ):
-                async for block in given:
-                    size += len(block)
-                    await taken.write(block)
-        return size
-
     async def ping(self) -> bool:
         """Whether the database answers within a second."""
         try:

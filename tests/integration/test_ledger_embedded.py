@@ -1,18 +1,26 @@
 """The servers of a demo: private, quick, and gone however their owner ends."""
 
+import json
 import os
 import signal
 import stat
 import subprocess
 import sys
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from scaler.clients.postgres import Postgres
+from scaler.clock import SystemClock
 from scaler.demo.ledger import embedded
+from scaler.demo.ledger.app import Ledger
 from scaler.demo.ledger.embedded import Embedded
+from scaler.demo.ledger.memory import MemoryStore
 from scaler.errors import Unsupported
+from tests.integration.ledger_client import Client
 from tests.integration.running import until
 
 pytestmark = pytest.mark.live
@@ -134,3 +142,57 @@ async def test_as_root_without_any_user_it_says_so(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(embedded, "USERS", ("no-such-user-here",))
     with pytest.raises(Unsupported, match="does not run as root"):
         await Embedded().start()
+
+
+def up() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "scaler.demo.ledger", "up", "--rows", "4000", "--accounts", "20"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_one_command_brings_all_of_it_up_and_leaves_nothing() -> None:
+    process = up()
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout, process.stderr:
+        said: list[str] = []
+        while not said or not said[-1].startswith("listening on "):
+            said.append(process.stdout.readline())
+            assert said[-1], process.stderr.read()
+        folder = Path(said[0].split("host=")[1].split()[0])
+        address = said[-1].split()[-1]
+        with urllib.request.urlopen(f"{address}/accounts/7/balance") as answer:
+            assert json.load(answer)["account"] == 7
+        assert any("partitioned by month" in line for line in said)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert process.stderr.read() == ""
+    assert not folder.exists()
+    assert not processes_of(folder)
+
+
+async def test_where_no_postgresql_can_run_it_is_kept_in_memory() -> None:
+    """The plain store gives the same answers, as long as one process lasts."""
+    ledger = Ledger(MemoryStore(SystemClock(), accounts=5))
+    await ledger.start()
+    client = Client(ledger.port, ledger)
+    try:
+        before = await client.balance(1)
+        assert (await client.post(1, 2, "3.33", "k"))[0] == 201
+        assert (await client.post(1, 2, "3.33", "k"))[0] == 200
+        assert (await client.post(1, 2, "3.34", "k"))[0] == 409
+        assert (await client.post(1, 9, "1.00"))[0] == 404
+        assert (await client.post(1, 2, "99999999.00"))[0] == 422
+        assert await client.balance(1) == before - Decimal("3.33")
+        today = datetime.now(UTC).date()
+        asked = f"/transactions?from={today}&to={today + timedelta(days=2)}&account=1"
+        lines = (await client.get(asked))["transactions"]
+        assert [line["amount"] for line in lines if line["transfer"] > 5] == ["-3.33"]
+        report = await client.get(f"/reports/{today:%Y-%m}")
+        assert report["days"][-1]["turnover"] == "3.33"
+    finally:
+        await client.aclose()
+        await ledger.drain(timedelta())
