@@ -7,6 +7,7 @@ import click
 from scaler.cli import (
     cache_commands,
     kube_commands,
+    loadtest_command,
     partition_commands,
     partition_convert_commands,
 )
@@ -25,6 +26,7 @@ from scaler.cli.group import (
 __all__ = [
     "cache_commands",
     "kube_commands",
+    "loadtest_command",
     "partition_commands",
     "partition_convert_commands",
     "scaler",
