@@ -88,11 +88,13 @@ class Ledger:
         the last, for as long as `farewell`; then what is under way is waited for.
         """
         self.draining = True
-        if self._site is not None:
+        site, self._site = self._site, None
+        if site is not None:
             await asyncio.sleep(0)  # noqa: TID251 - one turn: who has connected is accepted
-            await self._site.stop()
+            await site.stop()
             await self._clock.sleep(farewell)
         await self._runner.cleanup()
+        await self.answers.settle()
         if self._cache is not None:
             await self._cache.aclose()
         await self._store.aclose()
