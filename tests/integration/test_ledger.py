@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from scaler.clients.postgres import Postgres
 from scaler.demo.ledger.check import Acknowledged, Checked, check
 from scaler.demo.ledger.records import following
 from scaler.demo.ledger.store import PostgresStore, Seed
@@ -20,7 +21,7 @@ from scaler.errors import ConfigError
 from tests.integration.ledger_client import SMALL, Client, made, running
 from tests.integration.postgreses import PostgresServer, insist_on_postgres
 from tests.integration.redises import RedisServer, insist_on_redis
-from tests.integration.running import eventually
+from tests.integration.running import eventually, until
 
 pytestmark = pytest.mark.live
 
@@ -149,11 +150,21 @@ async def test_a_key_that_comes_again_moves_nothing(server: PostgresServer) -> N
     assert not (await books(server, client.told)).wrong
 
 
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+
+
 async def test_nobody_spends_twice_and_nobody_waits_for_each_other(server: PostgresServer) -> None:
     await made(server)
     async with running(server) as client:
         all_of_it = str(await client.balance(1))
-        spent = await asyncio.gather(*(client.post(1, 2 + n, all_of_it) for n in range(12)))
+        other = Postgres(server.dsn())
+        async with other.transaction(lock_wait=timedelta(seconds=5)) as handle:
+            # All targets are held, so that several transfers are under way at the same time.
+            await handle.execute("SELECT FROM balances WHERE account_id > 1 FOR UPDATE")
+            spending = [asyncio.create_task(client.post(1, 2 + n, all_of_it)) for n in range(12)]
+            await asyncio.to_thread(until, lambda: server.psql(WAITING) == "4", "four wait")
+        await other.aclose()
+        spent = await asyncio.gather(*spending)
         assert sorted(status for status, _ in spent) == [201] + [422] * 11
         crossing = [(5, 6), (6, 5)] * 40
         moved = await asyncio.gather(*(client.post(a, b, "1.00") for a, b in crossing))
