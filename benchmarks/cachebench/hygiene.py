@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any, Final
 
+import redis.asyncio
 from redis import Redis
 
 from scaler.clients.redis_scan import CacheServer
@@ -115,7 +116,8 @@ async def _speeds(
         "idle": lambda: _nothing(asyncio.sleep(IDLE_S)),
         "lap": lambda: _rate(whole.run()),
         "budget": lambda: _rate(careful.sample()),
-        "naive": lambda: asyncio.to_thread(_naive, client),
+        "naive": lambda: _naive(server.url),
+        "naive_sync": lambda: asyncio.to_thread(_naive_sync, client),
         "pipelined": lambda: asyncio.to_thread(_pipelined, client),
     }
     rates: dict[str, list[float]] = {way: [] for way in ways}
@@ -128,7 +130,7 @@ async def _speeds(
     found = {f"hygiene_{way}_keys_per_s": median(all_) for way, all_ in rates.items()}
     del found["hygiene_idle_keys_per_s"]
     found |= {f"hygiene_probe_{way}_p99_ms": median(all_) for way, all_ in seen.items()}
-    for way in ("naive", "pipelined"):
+    for way in ("naive", "naive_sync", "pipelined"):
         ratios = [ours / theirs for ours, theirs in zip(rates["lap"], rates[way], strict=True)]
         found[f"hygiene_by_{way}"] = median(ratios)
     return found
@@ -143,7 +145,23 @@ async def _rate(work: Awaitable[Outcome]) -> float:
     return (await work).keys_per_s
 
 
-def _naive(client: Any) -> float:
+async def _naive(url: str) -> float:
+    """Three reads per key with the client that ours uses too."""
+    begun = time.perf_counter()
+    count = 0
+    async with redis.asyncio.Redis.from_url(url) as client:
+        async for key in client.scan_iter(count=10):
+            await client.pttl(key)
+            await client.memory_usage(key)
+            await client.object("IDLETIME", key)
+            count += 1
+            if count == BY_KEY:
+                break
+    return count / (time.perf_counter() - begun)
+
+
+def _naive_sync(client: Any) -> float:
+    """The same with the blocking client, which has less to do for a call."""
     begun = time.perf_counter()
     count = 0
     for count, key in enumerate(client.scan_iter(count=10), 1):

@@ -383,7 +383,7 @@ class CacheManager:
         async with asyncio.timeout(5):
             await side.shared.ears.ready()
 
-    async def warm_up(self, most: int = 1000, *, within: timedelta = timedelta(seconds=5)) -> int:
+    async def warm_up(self, most: int = 5000, *, within: timedelta = timedelta(seconds=5)) -> int:
         """Load the hottest keys of all processes; for a new one, before it says that it is ready.
 
         How many values are kept locally then; fewer when time is up or Redis is away.

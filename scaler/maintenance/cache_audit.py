@@ -4,6 +4,7 @@ Nothing is written unless `act` is true. Each key is checked once more by the sc
 it, so what has been used, given a TTL or come alive since the plan is left alone.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -197,23 +198,36 @@ class CacheAudit:
         """Hand every chunk to `take` until it says why not; why the walk ended before its end."""
         guarded = self._clock.monotonic()
         seen = 0
-        while True:
-            asked = self._clock.monotonic()
-            chunk = await self._server.look(cursor, pace.count, question)
-            pause = pace.took(self._clock.monotonic() - asked, chunk.busy)
-            cursor = chunk.cursor
-            seen += chunk.seen
-            if (why := await take(chunk)) or cursor == 0:
-                return str(why)
-            if self._clock.monotonic() - guarded >= GUARD_EVERY:
-                guarded = self._clock.monotonic()
-                self._progress(
-                    Progress(phase=phase, seen=seen, total=first.keys, changed=self._changed)
-                )
-                if why := must_stop(first, await self.observe()):
-                    return why
-            if pause:
-                await self._clock.sleep(pause)
+        ahead = asyncio.create_task(self._timed(cursor, question, pace, timedelta()))
+        try:
+            while True:
+                chunk, pause = await ahead
+                seen += chunk.seen
+                if chunk.cursor:  # the server works while we take in what it has said
+                    work = self._timed(chunk.cursor, question, pace, pause)
+                    ahead = asyncio.create_task(work)
+                if (why := await take(chunk)) or chunk.cursor == 0:
+                    return str(why)
+                if self._clock.monotonic() - guarded >= GUARD_EVERY:
+                    guarded = self._clock.monotonic()
+                    self._progress(
+                        Progress(phase=phase, seen=seen, total=first.keys, changed=self._changed)
+                    )
+                    if why := must_stop(first, await self.observe()):
+                        return why
+        finally:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _timed(
+        self, cursor: int, question: Question, pace: Pace, pause: timedelta
+    ) -> tuple[Chunk, timedelta]:
+        """The next keys after a pause, and how long to wait after them."""
+        if pause:
+            await self._clock.sleep(pause)
+        asked = self._clock.monotonic()
+        chunk = await self._server.look(cursor, pace.count, question)
+        return chunk, pace.took(self._clock.monotonic() - asked, chunk.busy)
 
     async def _pace(self) -> Pace:
         empty = timedelta.max

@@ -22,6 +22,7 @@ from scaler.maintenance.caching.names import LEASE
 from scaler.maintenance.caching.scripts import KEEP, TAG_OF
 from scaler.maintenance.caching.values import SEAL_AT, TOKEN, Entry, Kind
 
+ROUNDED_MS: Final = 1.0  # moments in entries are whole milliseconds
 PASS_S: Final = 1.0  # that an answer which is not to be kept is known to be one
 TAG_KEPT_S: Final = 30 * 86_400
 MOST_TOKENS: Final = 100_000
@@ -64,6 +65,7 @@ class Shared:
         self._reading: dict[str, int] = {}  # keys that are being read, and how often
         self._spoiled: set[str] = set()  # those of them that changed meanwhile
         self._errors: dict[bytes, Exception] = {}  # of this process, by the seal of their entry
+        self._slack_ms = 0.0  # by which it may be too far ahead
         self._ahead_ms = terms.clock.now().timestamp() * 1000 - self.time() * 1000  # of the server
 
     async def look(self, call: Call) -> tuple[Held, Kind] | None:
@@ -175,7 +177,7 @@ class Shared:
         keep_ms = round((fresh_s + stale_s) * 1000)
         if keep_ms <= 0:
             return None
-        now_ms = round(self.now_ms)
+        now_ms = math.floor(self.now_ms - self._slack_ms)
         entry = Entry(
             kind,
             None,
@@ -235,14 +237,17 @@ class Shared:
         return self.time() * 1000 + self._ahead_ms
 
     async def set_clock(self) -> None:
-        """Moments in entries are the server's: the clocks of our hosts need not agree."""
+        """Moments in entries are the server's: the clocks of our hosts need not agree.
+
+        It may be ahead by as long as the question took, so nothing is served past its end.
+        """
         before = self.time()
         try:
             seconds, micros = await self.link.ask("TIME")
         except Unavailable:
             return
-        middle = (before + self.time()) / 2
-        self._ahead_ms = int(seconds) * 1000 + int(micros) / 1000 - middle * 1000
+        self._ahead_ms = int(seconds) * 1000 + int(micros) / 1000 - before * 1000 + ROUNDED_MS
+        self._slack_ms = (self.time() - before) * 1000 + ROUNDED_MS
 
 
 def _told(error: BaseException) -> list[str]:

@@ -21,7 +21,9 @@ from scaler.maintenance.caching.values import Kind
 REPORT_EVERY: Final = timedelta(seconds=10)  # between two reports
 REPORT_S: Final = 60  # a process that says nothing for so long has ended
 VERSIONS_S: Final = 30 * 86_400
-HOT: Final = 1000  # keys that are known as hot
+HOT: Final = 5000  # keys that are known as hot
+TOLD: Final = 1000  # of one process at a time
+AT_ONCE: Final = 250  # in one script, which keeps others waiting
 COOLING_S: Final = 10  # their heat halves
 WARMING: Final = 100  # keys of one look
 
@@ -169,11 +171,12 @@ class Side:
         if ids:
             await self.shared.link.run(ALIVE, (f"{space}:versions",), now_s, VERSIONS_S, *ids)
         heat: list[str | int] = []
-        for key, held in self.local.hottest(HOT // 4):
+        for key, held in self.local.hottest(TOLD):
             heat += [held.hits - held.told, "\n".join((key, *held.tags))]
             held.told = held.hits
-        if heat:
-            await self.shared.link.run(HEAT, (f"{space}:hot",), now_s, HOT, COOLING_S, *heat)
+        for begin in range(0, len(heat), 2 * AT_ONCE):
+            some = heat[begin : begin + 2 * AT_ONCE]
+            await self.shared.link.run(HEAT, (f"{space}:hot",), now_s, HOT, COOLING_S, *some)
 
     async def warm_up(self, most: int) -> int:
         """Take over the hottest keys of all processes; how many there were. Raises Unavailable."""
