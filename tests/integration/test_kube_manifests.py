@@ -127,7 +127,7 @@ def test_what_selects_pods_selects_the_daemon_and_nobody_else(file: Path) -> Non
         assert selector == {"matchLabels": labels}
 
 
-@pytest.mark.parametrize("file", WORKLOADS, ids=str)
+@pytest.mark.parametrize("file", [*WORKLOADS, ROOT / "ledger/deployment.yaml"], ids=str)
 def test_pods_are_confined(file: Path) -> None:
     (deployment,) = objects(file)
     pod = deployment["spec"]["template"]["spec"]
