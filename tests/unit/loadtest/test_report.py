@@ -133,7 +133,9 @@ def test_a_report_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "record", [Record(["GET /"]), recorded(), recorded(1, failure=Failure.RESET)], ids=str
+    "record",
+    [Record(["GET /"]), recorded(), recorded(1, failure=Failure.RESET)],
+    ids=["nothing", "answers", "failures"],
 )
 def test_the_page_stands_alone_and_its_plots_are_xml(record: Record) -> None:
     made = page.page(report(record, wanted="p99<1s"))
