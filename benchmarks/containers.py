@@ -18,21 +18,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from benchmarks.outcome import Outcome
 from scaler.clock import SystemClock
-from scaler.loadtest.arrivals import poisson, wave
-from scaler.loadtest.tester import LoadTester, Result
+from scaler.loadtest.plan import of_fields
+from scaler.loadtest.report import Report
+from scaler.loadtest.schedule import Schedule, wave
+from scaler.loadtest.tester import LoadTester
 from tests.integration.dockerd import BUSYBOX, PYTHON, Engine, busybox_files, linked
 from tests.integration.running import Running, until
 
 WAVES = int(os.environ.get("SCALER_BENCH_WAVES", "3"))
 WAVE_S = float(os.environ.get("SCALER_BENCH_WAVE_S", "150"))
 LOWEST, HIGHEST = 4.0, 130.0  # requests per second
+LATENCIES = ("p50", "p90", "p99", "max")
 HAPROXY = "haproxy:test"
 COMPOSE = """\
 version: "2.4"
@@ -196,13 +197,19 @@ def free_port() -> int:
         return int(door.getsockname()[1])
 
 
-async def load(port: int) -> Result:
-    url = f"http://127.0.0.1:{port}/work"
-    tester = LoadTester(
-        endpoints=lambda: [url], clock=SystemClock(), timeout=timedelta(seconds=20), at_once=1000
+async def load(port: int) -> Report:
+    plan = of_fields(
+        {
+            "target": f"http://127.0.0.1:{port}",
+            "load": {"rate": f"{HIGHEST:g}/s"},
+            "scenario": [{"path": "/work"}],
+            "timeouts": {"first_byte": "20s", "whole": "20s"},
+            "bounds": {"in_flight": 1000, "connections": 1000},
+            "keep_alive": False,
+        }
     )
-    rate = wave(LOWEST, HIGHEST, WAVE_S)
-    return await tester.run(poisson(rate, WAVES * WAVE_S, Random(7), HIGHEST))
+    waves = Schedule(wave(LOWEST, HIGHEST, WAVE_S, WAVES * WAVE_S), seed=7)
+    return await LoadTester(plan, clock=SystemClock(), schedule=waves).run()
 
 
 def run() -> Outcome:
@@ -246,7 +253,7 @@ def ignored(_: str, names: list[str]) -> list[str]:
     return [name for name in names if name.endswith((".sock", "s"))]
 
 
-def judged(project: Project, scaler: Running, result: Result) -> Outcome:
+def judged(project: Project, scaler: Running, result: Report) -> Outcome:
     history = json.loads(scaler.ask("history", "--limit", "10000", "--json").stdout)
     decided = [e["decision"] for e in history if e.get("decision") and e["target"] == "web"]
     shrinks = [d for d in decided if d["desired"] < d["current"]]
@@ -270,8 +277,10 @@ def judged(project: Project, scaler: Running, result: Result) -> Outcome:
         for mount in list_of(engine.inspect(name)["Mounts"])
     )
     outcome.figures = {
-        **{k: v for k, v in result.to_dict().items() if k != "seconds"},
-        **{f"{k}_ms": round(1000 * v, 1) for k, v in result.to_dict()["seconds"].items()},
+        "due": result.record.due,
+        "failures": dict(result.record.failures),
+        "doubts": result.doubts(),
+        **{f"{k}_ms": round(1000 * result.figures().get(k, 0), 1) for k in LATENCIES},
         "peaks": peaks(project.seen),
         "scale_ins": len(shrinks),
         "removed": sum(d["current"] - d["desired"] for d in shrinks),
@@ -279,8 +288,8 @@ def judged(project: Project, scaler: Running, result: Result) -> Outcome:
         "db": scaler.status()["db"]["trouble"],
         "compose_ps": listed.strip().splitlines()[2:],
     }
-    outcome.goal("requests", result.sent, least=20_000 if WAVES >= 3 else 1)
-    outcome.goal("requests failed", result.failed, most=0)
+    outcome.goal("requests", result.record.due, least=20_000 if WAVES >= 3 else 1)
+    outcome.goal("requests failed", result.record.errors, most=0)
     outcome.goal(
         "waves that reached 8", sum(peak >= 8 for peak in peaks(project.seen)), least=WAVES
     )

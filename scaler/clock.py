@@ -12,6 +12,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Protocol
 
+seconds = time.monotonic
+"""Monotonic seconds as a bare float, for code that measures thousands of times in a second; on
+Linux the same in all processes of a machine. Whatever decides is given a `Clock`."""
+
 
 class Clock(Protocol):
     """What everything else knows of time."""

@@ -222,6 +222,35 @@ def parse_votes(written: object) -> Votes:
     return Votes(int(found[1]), int(found[2]))
 
 
+_RATE_SPANS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_rate(written: object) -> float:
+    """So many in a second: `500/s`, `30/m` and `2k/s` are 500, 0.5 and 2000."""
+    if isinstance(written, Frequency):
+        return written
+    number, slash, span = str(written).strip().partition("/")
+    if not slash or span.strip() not in _RATE_SPANS:
+        raise ValueError(f"{_shown(written)} is not a rate; write it like 500/s or 30/m")
+    rate = parse_quantity(number.strip()) / _RATE_SPANS[span.strip()]
+    if rate < 0:
+        raise ValueError(f"{_shown(written)} is below zero; a rate is zero or more")
+    return Frequency(rate)
+
+
+def format_rate(rate: float) -> str:
+    """`0.5` as `30/m`, `500.0` as `500/s`: whichever needs no fraction."""
+    if rate >= 1 or rate == 0 or round(rate * 60, 6) < 1:
+        return f"{round(rate, 6):g}/s"
+    return f"{round(rate * 60, 6):g}/m"
+
+
+class Frequency(float):
+    """A float that was written as a rate; in a second."""
+
+    __slots__ = ()
+
+
 def _shown(written: object) -> str:
     text = str(written)
     short = text if len(text) <= 60 else text[:57] + "..."
@@ -248,6 +277,14 @@ Span = Annotated[
 Percent = Annotated[float, *_typed(parse_percent, format_percent, _PERCENT_SCHEMA)]
 Quantity = Annotated[float, *_typed(parse_quantity, float, _NUMBER)]
 Level = Annotated[float, *_typed(parse_level, format_level, {"anyOf": [_PERCENT_SCHEMA, _NUMBER]})]
+Rate = Annotated[
+    float,
+    *_typed(
+        parse_rate,
+        lambda rate: f"{rate:.12g}/s",
+        {"type": "string", "pattern": r"^\d+(\.\d+)?[kM]?/[smh]$", "examples": ["500/s"]},
+    ),
+]
 AmountOf = Annotated[
     Amount,
     *_typed(

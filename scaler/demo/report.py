@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from scaler.loadtest.tester import Result
+from scaler.loadtest.report import Report
 
 BARS = " ▁▂▃▄▅▆▇█"
 PLAIN = " 123456789"
@@ -10,17 +10,19 @@ COLUMNS = 60
 
 
 def closing_table(
-    result: Result,
+    report: Report,
     counts: Sequence[tuple[float, int]],
     span: float,
     restarts: Sequence[str],
     unicode: bool,
 ) -> str:
     """`counts` are (seconds after the start, instances), oldest first, over `span` seconds."""
-    seconds = result.to_dict()["seconds"]
-    failed = ", ".join(f"{count} × {why}" for why, count in result.failures.most_common())
+    record, response = report.record, report.record.response
+    failed = ", ".join(f"{count} × {why}" for why, count in record.failures.most_common())
+    half, most = response.percentiles([0.5, 0.99])
+    seconds = {"p50": half, "p99": most, "max": response.highest}
     lines = [
-        f"requests    {result.sent} sent, {result.failed} failed{f' ({failed})' if failed else ''}",
+        f"requests    {record.due} due, {record.errors} failed{f' ({failed})' if failed else ''}",
         "latency     "
         + ", ".join(f"{name} {_milliseconds(value)}" for name, value in seconds.items())
         + ", from the moment each was due",
@@ -29,8 +31,7 @@ def closing_table(
         f"restarts    {len(restarts)}",
         *(f"            {why}" for why in restarts),
     ]
-    if result.late:
-        lines.append(f"note        {result.late} requests were sent late: this machine was busy")
+    lines += [f"note        {doubt}" for doubt in report.doubts()]
     return "\n".join(lines)
 
 

@@ -13,7 +13,6 @@ import sys
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
-from random import Random
 from typing import Final
 
 import click
@@ -25,7 +24,10 @@ from scaler.core.journal import Entry, Kind
 from scaler.core.model import Instance, State
 from scaler.demo.report import closing_table
 from scaler.errors import ConfigError, Unavailable
-from scaler.loadtest.arrivals import poisson, wave
+from scaler.loadtest import schedule
+from scaler.loadtest.plan import Plan, of_fields
+from scaler.loadtest.report import Report
+from scaler.loadtest.schedule import Schedule
 from scaler.loadtest.tester import LoadTester
 from scaler.stores.sqlite import SqliteStore
 
@@ -89,6 +91,24 @@ def _free_ports() -> int:
             continue
         return first
     raise ConfigError("no free ports between 18000 and 30000; end what uses them")
+
+
+def requests() -> Plan:
+    """What is sent; where and when, the show says.
+
+    A new connection for each, as the many visitors of a small shop have. One that was due ten
+    seconds ago is a failure.
+    """
+    return of_fields(
+        {
+            "target": "http://127.0.0.1",
+            "load": {"rate": f"{HIGH:g}/s"},
+            "scenario": [{"path": "/work"}],
+            "timeouts": {"first_byte": "10s", "whole": "10s", "end": "10s"},
+            "bounds": {"in_flight": 500, "connections": 500},
+            "keep_alive": False,
+        }
+    )
 
 
 class Show:
@@ -165,24 +185,23 @@ class Show:
                 task.cancel()
             await asyncio.gather(show, stopped, return_exceptions=True)
             if not interrupted.is_set():
-                show.result()
-                await self._close(stack)
+                await self._close(stack, show.result())
         if interrupted.is_set():
             click.echo("\ninterrupted; what the demo started is stopped", err=True)
         return 130 if interrupted.is_set() else 0
 
-    async def _play(self) -> None:
+    async def _play(self) -> Report:
         """The load, and the two accidents."""
         await self._until_ready()
         left = self._seconds - self._at()
-        rate = wave(LOW, HIGH, left * 0.72)
         quiet = left * 0.72
-        arrivals = poisson(lambda t: rate(t) if t < quiet else LOW, left, Random(7), HIGH)
-        tester = LoadTester(endpoints=self._endpoints, clock=self._clock)
-        self._result = tester.result
+        pieces = schedule.wave(LOW, HIGH, quiet, quiet)
+        load = Schedule(pieces + schedule.constant(LOW, left - quiet), seed=7)
+        tester = LoadTester(requests(), clock=self._clock, endpoints=self._endpoints, schedule=load)
         async with asyncio.TaskGroup() as group:
-            group.create_task(tester.run(arrivals))
+            test = group.create_task(tester.run())
             group.create_task(self._accidents(left))
+        return test.result()
 
     async def _until_ready(self) -> None:
         while not self._ready() and self._at() < 20:
@@ -222,9 +241,9 @@ class Show:
         except (TimeoutError, Unavailable):
             return  # it does not answer: that is what was asked for
 
-    async def _close(self, stack: AsyncExitStack) -> None:
+    async def _close(self, stack: AsyncExitStack, report: Report) -> None:
         unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-        table = closing_table(self._result, self._counts, self._seconds, self._restarts, unicode)
+        table = closing_table(report, self._counts, self._seconds, self._restarts, unicode)
         await stack.aclose()
         click.echo(
             f"\n{table}\n\nThe journal and the logs of the instances are in {self._folder}/state.\n"

@@ -6,137 +6,209 @@ time is late in the figures and not left out.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import ssl
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Final, Self
 
-import aiohttp
+from scaler.clock import Clock, seconds
+from scaler.errors import ConfigError
+from scaler.loadtest import progress, workers
+from scaler.loadtest.engine import Engine, Share
+from scaler.loadtest.hosts import Origin, locate
+from scaler.loadtest.plan import Plan
+from scaler.loadtest.progress import Progress
+from scaler.loadtest.record import Record
+from scaler.loadtest.report import Report, merged
+from scaler.loadtest.rotating import RotatingTransport
+from scaler.loadtest.schedule import Schedule
+from scaler.loadtest.transport import HttpTransport, Limits, Transport
+from scaler.loadtest.wires import wires_of
 
-from scaler.clock import Clock
-from scaler.errors import Refused
-from scaler.loadtest.histogram import Histogram
+SOON_S: Final = 0.05  # from being ready to the first request
 
-LATE: Final = 0.1  # seconds after which a send counts as late through our own fault
-LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
-
-
-@dataclass(slots=True)
-class Result:
-    """What came of the requests; latencies in seconds, of those that were answered well."""
-
-    sent: int = 0
-    failures: Counter[str] = field(default_factory=Counter)  # by what went wrong
-    latency: Histogram = field(default_factory=Histogram)
-    retried: int = 0  # sent again to another endpoint, because the first did not take it
-    late: int = 0  # sent late because this tester was too slow, not the service
-    dropped: int = 0  # not sent: too many were under way
-
-    @property
-    def failed(self) -> int:
-        return self.failures.total()
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "sent": self.sent,
-            "failed": self.failed,
-            "failures": dict(self.failures),
-            "retried": self.retried,
-            "late": self.late,
-            "dropped": self.dropped,
-            "seconds": {
-                "p50": self.latency.percentile(0.5),
-                "p90": self.latency.percentile(0.9),
-                "p99": self.latency.percentile(0.99),
-                "max": self.latency.highest,
-            },
-        }
+Endpoints = Callable[[], Sequence[str]]
+Tell = Callable[[Progress], None]
 
 
 class LoadTester:
-    """Open load on whatever endpoints there are at each moment, in turn."""
+    """One load test; `run` does it once."""
 
     def __init__(
         self,
+        plan: Plan,
         *,
-        endpoints: Callable[[], Sequence[str]],
         clock: Clock,
-        timeout: timedelta = timedelta(seconds=10),
-        at_once: int = 500,
+        allow_host: bool = False,
+        endpoints: Endpoints | None = None,
+        schedule: Schedule | None = None,
+        tell: Tell | None = None,
     ) -> None:
-        """`endpoints` are URLs on this machine; no more than `at_once` requests are under way.
+        """`tell` hears once a second how it stands.
 
-        A request that was due longer than `timeout` ago is a failure.
+        `endpoints` names at every request the URLs on this machine that share the load, in place
+        of the target of the plan; what nobody takes at one is offered to the next. `schedule`
+        stands in for that of the plan.
+
+        Raises:
+            ConfigError: the load cannot be made, or has more requests than it may have.
         """
-        self._endpoints = endpoints
+        self._plan = plan
         self._clock = clock
-        self._timeout = timeout
-        self._at_once = at_once
-        self._turn = 0
-        self.result = Result()
+        self._allow_host = allow_host
+        self._endpoints = endpoints
+        self._given = schedule
+        self._schedule = schedule or plan.load.schedule()
+        self._tell = tell
+        self._stop: list[Callable[[], None]] = []
+        if (endpoints or schedule) and plan.workers > 1:
+            raise ConfigError("endpoints and schedules of a caller are for one worker")
+        if self._schedule and self._schedule.requests > plan.bounds.requests:
+            raise ConfigError(
+                f"the load has {self._schedule.requests:.0f} requests, the most is "
+                f"{plan.bounds.requests}; shorten it, or raise bounds.requests"
+            )
+        if plan.load.warm_up.total_seconds() >= self._length:
+            raise ConfigError("warming up takes the whole load; lengthen it or shorten warm_up")
 
-    async def run(self, arrivals: Iterable[float]) -> Result:
-        """Send a request at each of these seconds from now, and wait for the last answer."""
+    @property
+    def _length(self) -> float:
+        if self._schedule:
+            return self._schedule.seconds
+        return self._plan.load.length.total_seconds()
+
+    def stop(self) -> None:
+        """Start nothing more; `run` returns soon with what there is."""
+        for stop in self._stop:
+            stop()
+
+    async def run(self) -> Report:
+        """Do it.
+
+        Raises:
+            Refused: the target is not on this machine, and that was not allowed.
+            ConfigError: a variable, a secret or a certificate is not there.
+        """
         begin = self._clock.monotonic()
-        under_way: set[asyncio.Task[None]] = set()
-        connector = aiohttp.TCPConnector(force_close=True, limit=0)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            for arrival in arrivals:
-                due = begin + timedelta(seconds=arrival)
-                wait = due - self._clock.monotonic()
-                if wait > timedelta():
-                    await self._clock.sleep(wait)
-                elif -wait.total_seconds() > LATE:
-                    self.result.late += 1
-                self.result.sent += 1
-                if len(under_way) >= self._at_once:
-                    self.result.dropped += 1
-                    self.result.failures["too many under way"] += 1
-                    await self._clock.sleep(timedelta())
-                    continue
-                task = asyncio.create_task(self._request(session, due))
-                under_way.add(task)
-                task.add_done_callback(under_way.discard)
-            await asyncio.gather(*under_way)
-        return self.result
+        if self._plan.workers > 1:
+            await locate(self._plan.target, allow_host=self._allow_host)
+            crew = workers.Crew(self._plan, allow_host=self._allow_host, tell=self._tell)
+            self._stop.append(crew.stop)
+            found = await crew.run()
+            return self._report(merged(found.records), found.cpu, found.lost, found.seconds)
+        share = Share()
+        async with Solo(
+            self._plan, self._clock, share, allow_host=self._allow_host,
+            endpoints=self._endpoints, schedule=self._given,
+        ) as solo:  # fmt: skip
+            self._stop.append(solo.engine.stop)
+            record = await solo.run(seconds() + SOON_S, self._tell)
+            took = (self._clock.monotonic() - begin).total_seconds()
+            return self._report(record, (solo.engine.cpu,), (), took)
 
-    async def _request(self, session: aiohttp.ClientSession, due: timedelta) -> None:
-        left = due + self._timeout - self._clock.monotonic()
-        try:
-            async with asyncio.timeout(max(0.0, left.total_seconds())):
-                why = await self._send(session)
-        except TimeoutError:
-            why = "no answer in time"
-        if why:
-            self.result.failures[why] += 1
+    def _report(
+        self, record: Record, cpu: tuple[float, ...], lost: tuple[str, ...], took: float
+    ) -> Report:
+        counted = min(self._length, took) - self._plan.load.warm_up.total_seconds()
+        return Report(
+            target=self._plan.target,
+            kind="open" if self._schedule else "closed",
+            seconds=max(counted, 0.001),
+            record=record,
+            cpu=cpu,
+            lost=lost,
+            wanted=self._plan.thresholds,
+        )
+
+
+class Solo:
+    """One share of a load test in this process, with its connections."""
+
+    engine: Engine
+
+    def __init__(
+        self,
+        plan: Plan,
+        clock: Clock,
+        share: Share,
+        *,
+        allow_host: bool,
+        endpoints: Endpoints | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        self._plan = plan
+        self._clock = clock
+        self._share = share
+        self._allow_host = allow_host
+        self._endpoints = endpoints
+        self._schedule = schedule or plan.load.schedule()
+        self._rotating: RotatingTransport | None = None
+        self._transport: Transport
+
+    async def __aenter__(self) -> Self:
+        plan, share = self._plan, self._share
+        limits = limits_of(plan, share.of)
+        if self._endpoints is not None:
+            self._transport = self._rotating = RotatingTransport(self._endpoints, limits)
+            host = "localhost"
         else:
-            self.result.latency.add((self._clock.monotonic() - due).total_seconds())
+            origin = await locate(plan.target, allow_host=self._allow_host)
+            self._transport = HttpTransport(origin, limits, tls_of(plan, origin))
+            host = origin.named
+        wires = wires_of(plan, host, share.number)
+        self.engine = Engine(
+            plan, self._schedule, self._transport, wires, clock=self._clock, share=share
+        )
+        return self
 
-    async def _send(self, session: aiohttp.ClientSession) -> str:
-        """Why it failed, or nothing. Not taken by one endpoint, it is offered to the next."""
-        tried = 0
-        for url in self._in_turn():
-            self.result.retried += tried
-            tried = 1
-            try:
-                async with session.get(url) as response:
-                    await response.read()
-                    return "" if response.status < 500 else f"status {response.status}"
-            except aiohttp.ClientConnectorError:
-                continue  # nobody listens: no request was made there
-            except aiohttp.ClientError:
-                return "the connection broke"
-        return "nobody listens"
+    async def __aexit__(self, *_: object) -> None:
+        await self._transport.aclose()
 
-    def _in_turn(self) -> Sequence[str]:
-        urls = list(self._endpoints())
-        for url in urls:
-            if urlsplit(url).hostname not in LOOPBACK:
-                raise Refused(f"{url} is not on this machine; load goes to 127.0.0.1 only")
-        if not urls:
-            return []
-        self._turn += 1
-        first = self._turn % len(urls)
-        return urls[first:] + urls[:first]
+    async def run(self, begin: float, tell: Tell | None) -> Record:
+        zero = begin + self._plan.load.warm_up.total_seconds()
+        teller = asyncio.create_task(self._tells(zero, tell)) if tell else None
+        try:
+            record = await self.engine.run(begin)
+        finally:
+            if teller:
+                teller.cancel()
+                await asyncio.gather(teller, return_exceptions=True)
+        if self._rotating:
+            record.retried = self._rotating.retried
+        return record
+
+    async def _tells(self, zero: float, tell: Tell) -> None:
+        while True:
+            await self._clock.sleep(timedelta(seconds=1))
+            engine = self.engine
+            tell(progress.of(engine.record, seconds() - zero, engine.in_flight))
+
+
+def limits_of(plan: Plan, workers: int = 1) -> Limits:
+    """Of one worker of several, which share the connections."""
+    return Limits(
+        connect=plan.timeouts.connect.total_seconds(),
+        first_byte=plan.timeouts.first_byte.total_seconds(),
+        whole=plan.timeouts.whole.total_seconds(),
+        connections=-(-max(plan.bounds.connections, plan.load.users or 0) // workers),
+        response=plan.bounds.response,
+        keep_alive=plan.keep_alive,
+    )
+
+
+def tls_of(plan: Plan, origin: Origin) -> ssl.SSLContext | None:
+    """How connections are encrypted; None for plain HTTP.
+
+    Raises:
+        ConfigError: the certificates cannot be read.
+    """
+    if origin.scheme != "https":
+        return None
+    try:
+        context = ssl.create_default_context(cafile=plan.tls.ca)
+    except OSError as error:
+        raise ConfigError(f"tls.ca: {plan.tls.ca} cannot be read: {error}") from error
+    if not plan.tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
