@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from scaler.cli import cache_commands, kube_commands, partition_commands
+from scaler.cli import cache_commands, kube_commands, loadtest_command, partition_commands
 from scaler.cli.group import (
     BAD_CONFIG,
     CHANGES,
@@ -20,6 +20,7 @@ from scaler.cli.group import (
 __all__ = [
     "cache_commands",
     "kube_commands",
+    "loadtest_command",
     "partition_commands",
     "scaler",
 ]  # its commands are there once it is imported

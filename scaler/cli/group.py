@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 files invalid, 4 no daemon, 5 refused,
 6 `plan --exit-code` found changes, 7 `import` made something that needs a person,
-78 `run` with an invalid configuration, 130 and 143 interrupted.
+8 `loadtest` missed a threshold, 78 `run` with an invalid configuration, 130 and 143 interrupted.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,6 +21,7 @@ INVALID: Final = 3
 NO_DAEMON: Final = 4
 REFUSED: Final = 5
 CHANGES: Final = 6
+MISSED: Final = 8
 BAD_CONFIG: Final = 78
 
 F = TypeVar("F", bound=Callable[..., object])

@@ -29,11 +29,12 @@ class Limits:
     settle: int = 2  # seconds at the begin of a trial in which queues fill
     probe: int = 5  # seconds that count of the first trial at a rate
     longest: int = 40  # seconds that count at one rate, while narrowing down
-    confirm: int = 60  # seconds that count of the trial at the end
+    confirm: int = 80  # seconds that count of the trial at the end
     factor: float = 1.6  # between rates while galloping; twice that while nothing is late
     near: float = 1.05  # how close the two ends must come
     step: float = 0.03  # down, when the confirming trial fails
     steps: int = 6  # down at most
+    fair: float = 0.8  # of the share allowed: of two mistakes, too high is the worse one
     fewest: int = 1000  # requests in the confirming trial; a p99 of 100 is a single one
 
 
@@ -90,6 +91,7 @@ class Search:
     _held: float = 0.0
     _broken: float = math.inf
     _down: int = 0
+    _again: bool = False
     _end: Found | Refused | None = None
 
     def __post_init__(self) -> None:
@@ -150,6 +152,10 @@ class Search:
             self._rate = min(self._rate * factor, self.limits.highest)
 
     def _too_high(self) -> None:
+        if self._held == 0 and not self._again:
+            self._again = True  # a service that is cold gets a second chance
+            del self.points[self._rate]
+            return
         self._broken = self._rate
         if self._held == 0:
             self._refuse(
@@ -205,8 +211,7 @@ class Search:
         return verdict
 
     def _fairly(self, here: Evidence) -> bool:
-        """A little under the share allowed: of two mistakes, too high is the worse one."""
-        return here.share <= 0.8 * self.objective.share
+        return here.share <= self.limits.fair * self.objective.share
 
     def _few(self, here: Evidence) -> bool:
         return here.due < self.limits.fewest
@@ -235,8 +240,10 @@ class Search:
         return self._end
 
     def _out_of_time(self) -> Found | Refused:
-        best = self.points.get(self._held)
-        if self.phase in (Phase.BISECT, Phase.CONFIRM) and best is not None and not self._down:
+        best = self.points.get(self._rate if self._down else self._held)
+        measured = best is not None and 2 * len(best.batches) >= self.limits.longest
+        narrow = self.phase in (Phase.BISECT, Phase.CONFIRM)
+        if narrow and best is not None and (measured or not self._down) and self._fairly(best):
             return self._found(best, "; there was no time to confirm it")
         return self._refuse(
             f"{self.limits.seconds:.0f} s were not enough: still {self.phase.value} at "

@@ -13,6 +13,7 @@ from random import Random
 from typing import Final
 
 from scaler.clock import Clock, seconds
+from scaler.loadtest.alarm import Alarm
 from scaler.loadtest.failures import Failure
 from scaler.loadtest.plan import Plan
 from scaler.loadtest.record import Record
@@ -21,7 +22,8 @@ from scaler.loadtest.transport import Call, Done, Transport
 from scaler.loadtest.wires import Wire
 
 SWEEP: Final = timedelta(milliseconds=25)  # between two looks for what is too late
-TICK: Final = timedelta(milliseconds=1)  # no timer of asyncio is finer
+TICK_S: Final = 0.0002  # between two starts; what is due in it starts together
+LOOK_S: Final = 0.05  # whether it has been called off, where nothing is due
 MOST_AT_ONCE: Final = 256  # starts before answers are looked at again
 PAUSE_S: Final = 0.1  # of a user after an error, so that a dead server is not hammered
 SPREAD_S: Final = 1.0  # in which users who do not think start
@@ -104,6 +106,14 @@ class Engine:
 
     async def _arrivals(self, begin: float, schedule: Schedule) -> None:
         moments = schedule.moments(self._share.number, self._share.of)
+        alarm = Alarm(self._clock)
+        try:
+            await self._follow(begin, moments, alarm)
+        finally:
+            alarm.close()
+        await self._remaining(begin + schedule.seconds)
+
+    async def _follow(self, begin: float, moments: Iterator[float], alarm: Alarm) -> None:
         due = next(moments, None)
         while due is not None and not self._over.is_set():
             now = seconds()
@@ -112,10 +122,13 @@ class Engine:
                     break
                 self._arrive(begin + due)
                 due = next(moments, None)
-            if due is not None:
-                wait = timedelta(seconds=begin + due - seconds())
-                await self._clock.sleep(max(wait, TICK) if wait > timedelta() else timedelta())
-        await self._remaining(begin + schedule.seconds)
+            if due is None:
+                return
+            now = seconds()
+            if begin + due > now:
+                await alarm.until(min(max(begin + due, now + TICK_S), now + LOOK_S))
+            else:
+                await self._clock.sleep(timedelta())  # let answers be read in between
 
     async def _remaining(self, end: float) -> None:
         """Until the end, or until it is called off."""

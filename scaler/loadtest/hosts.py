@@ -42,9 +42,10 @@ async def locate(url: str, *, allow_host: bool = False) -> Origin:
     if not allow_host:
         strange = [address for address in addresses if not is_here(address)]
         if strange or not addresses:
-            why = f"leads to {strange[0]}" if strange else "leads nowhere"
+            found = "leads nowhere" if not strange else f"leads to {strange[0]}"
+            shown = f"{host} {found}, which" if strange != [host] else host
             raise Refused(
-                f"{host} {why}, which is not this machine; "
+                f"{shown} is not this machine; "
                 "load tests of other machines need --allow-host, and their owner's leave"
             )
     return Origin(parts.scheme, host, port, addresses)

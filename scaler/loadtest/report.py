@@ -78,7 +78,8 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        return all(one.holds for one in self.judged())
+        """Whether all thresholds hold, of the whole run: what is lost cannot be judged."""
+        return all(one.holds for one in self.judged()) and not (self.wanted and self.lost)
 
     def to_dict(self) -> dict[str, Any]:
         return {

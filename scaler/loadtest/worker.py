@@ -5,6 +5,7 @@ It ends early when its standard input does, so none outlives who started it.
 
 import asyncio
 import json
+import signal
 import sys
 from typing import Any
 
@@ -55,4 +56,5 @@ def _tell(told: Progress) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who started it decides
     run(main())

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -70,9 +71,9 @@ class FaultyServer:
 
 
 @asynccontextmanager
-async def faulty_server() -> AsyncIterator[FaultyServer]:
+async def faulty_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[FaultyServer]:
     faulty = FaultyServer()
-    server = await asyncio.start_server(faulty.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(faulty.serve, "127.0.0.1", 0, ssl=tls)
     faulty.port = server.sockets[0].getsockname()[1]
     try:
         yield faulty
@@ -108,3 +109,10 @@ async def deaf_port() -> AsyncIterator[int]:
         finally:
             for knock in waiting:
                 knock.close()
+
+
+async def forever() -> None:
+    """Serve until killed, in a process of its own; the port is printed first."""
+    async with faulty_server() as faulty:
+        print(faulty.port, flush=True)
+        await asyncio.Event().wait()

@@ -1,7 +1,9 @@
 """The load tester against servers that do it wrong, stand still, or go away."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from tests.integration.faultyserver import FaultyServer, closed_port, deaf_port,
 from tests.integration.running import eventually
 
 pytestmark = pytest.mark.live
+CERTIFICATE = Path("tests/data/tls/localhost.pem")  # of localhost, good until 2126
 SHORT = {"connect": "200ms", "first_byte": "300ms", "whole": "400ms", "end": "5s"}
 
 
@@ -131,6 +134,24 @@ async def test_tls_to_a_server_without_it_fails(server: FaultyServer) -> None:
         Failure.TLS.value, Failure.RESET.value, Failure.CONNECT_TIMEOUT.value
     }  # fmt: skip
     assert report.record.errors == 10
+
+
+@pytest.mark.parametrize(
+    ("trust", "failures"),
+    [
+        pytest.param({"ca": str(CERTIFICATE)}, {}, id="trusted"),
+        pytest.param({"verify": False}, {}, id="not looked at"),
+        pytest.param({}, {Failure.TLS.value: 10}, id="unknown"),
+    ],
+)
+async def test_certificates(trust: dict[str, Any], failures: dict[str, int]) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    async with faulty_server(context) as server:
+        url = f"https://localhost:{server.port}"
+        report = await report_of(server.port, target=url, tls=trust)
+    assert dict(report.record.failures) == failures
+    assert server.connections < 10 or failures
 
 
 async def test_what_cannot_be_sent_is_counted_and_makes_the_run_doubtful(
