@@ -26,7 +26,7 @@ class Limits:
     highest: float = 20_000.0
     seconds: float = 400.0  # of load in all
     warm: int = 5  # seconds of load whose figures nobody looks at
-    settle: int = 2  # seconds at the begin of a trial in which queues fill
+    settle: int = 2  # seconds at the begin of a trial in which queues fill; see Search.settle
     probe: int = 5  # seconds that count of the first trial at a rate
     longest: int = 40  # seconds that count at one rate, while narrowing down
     confirm: int = 80  # seconds that count of the trial at the end
@@ -97,6 +97,11 @@ class Search:
     def __post_init__(self) -> None:
         self._rate = self.limits.lowest
 
+    @property
+    def settle(self) -> int:
+        """At least twice the objective: until a request can be late, every overload looks fine."""
+        return max(self.limits.settle, math.ceil(2 * self.objective.within.total_seconds()))
+
     def next(self) -> Trial | Found | Refused:
         """What to do now; the same answer until `took` is told."""
         if self._end is not None:
@@ -105,11 +110,11 @@ class Search:
         if self.phase is Phase.WARM:
             seconds = limits.warm
         elif self.phase is Phase.CONFIRM:
-            seconds = limits.settle + max(limits.probe, min(limits.confirm - so_far, 20))
+            seconds = self.settle + max(limits.probe, min(limits.confirm - so_far, 20))
         else:
-            seconds = limits.settle + (limits.probe if so_far < limits.probe else 2 * limits.probe)
+            seconds = self.settle + (limits.probe if so_far < limits.probe else 2 * limits.probe)
         left = limits.seconds - self.spent
-        if self.trials >= MOST_TRIALS or left < limits.settle + limits.probe:
+        if self.trials >= MOST_TRIALS or left < self.settle + limits.probe:
             return self._out_of_time()
         seconds = int(min(seconds, left))
         return Trial(rate=self._rate, seconds=seconds, why=self.phase.value)
@@ -125,7 +130,7 @@ class Search:
         elif not counts.batches:
             self._refuse("a trial has counted nothing; look at the load generator")
         else:
-            self.points.setdefault(self._rate, Evidence(self._rate)).add(counts, self.limits.settle)
+            self.points.setdefault(self._rate, Evidence(self._rate)).add(counts, self.settle)
             step = {
                 Phase.GALLOP: self._gallop,
                 Phase.BISECT: self._bisect,

@@ -53,19 +53,22 @@ class Station:
     slower: float = 3.0  # times, while it is cold
     _ran: float = 0.0
 
-    def take(self, rate: float, seconds: float, within: float) -> Counts:
-        """Serve Poisson arrivals, and count by the second those later than `within` seconds."""
+    def take(self, rate: float, seconds: float, within: float, *, slope: float = 0.0) -> Counts:
+        """Serve Poisson arrivals, and count by the second those later than `within` seconds.
+
+        `slope` is what the rate rises by in a second.
+        """
         due = [0] * math.ceil(seconds)
         late = [0] * len(due)
-        for at, response in self._responses(rate, seconds):
+        for at, response in self._responses(rate, seconds, slope):
             second = int(at)
             due[second] += 1
             if response > within:
                 late[second] += 1
         return Counts(batches=tuple(map(Batch, due, late)))
 
-    def _responses(self, rate: float, seconds: float) -> list[tuple[float, float]]:
-        if rate * seconds > MOST_REQUESTS:
+    def _responses(self, rate: float, seconds: float, slope: float) -> list[tuple[float, float]]:
+        if (rate + slope * seconds / 2) * seconds > MOST_REQUESTS:
             raise ValueError(f"{rate:g}/s for {seconds:g} s are too many requests")
         random, draw = self.random, self.service
         factor = math.exp(random.gauss(0, self.noise)) if self.noise else 1.0
@@ -83,7 +86,7 @@ class Station:
             end = max(free[0], now) + takes
             heapreplace(free, end)
             found.append((now, end - now))
-            now += random.expovariate(rate)
+            now += random.expovariate(rate + slope * now)
         self._ran += seconds
         return found
 
