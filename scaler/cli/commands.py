@@ -4,7 +4,13 @@ from pathlib import Path
 
 import click
 
-from scaler.cli import cache_commands, kube_commands, loadtest_command, partition_commands
+from scaler.cli import (
+    cache_commands,
+    calibrate_command,
+    kube_commands,
+    loadtest_command,
+    partition_commands,
+)
 from scaler.cli.group import (
     BAD_CONFIG,
     CHANGES,
@@ -19,6 +25,7 @@ from scaler.cli.group import (
 
 __all__ = [
     "cache_commands",
+    "calibrate_command",
     "kube_commands",
     "loadtest_command",
     "partition_commands",

@@ -39,7 +39,7 @@ SLOW: Final = frozenset(
 class Load(Protocol):
     """Something that takes load and counts who was late."""
 
-    async def __call__(self, rate: float, seconds: int) -> Counts:
+    async def __call__(self, rate: float, seconds: int, /) -> Counts:
         """Put on `rate` requests per second for so long; a batch for each second."""
         ...
 
@@ -87,7 +87,7 @@ class ServiceLoad:
     allow_host: bool = False
     trials: int = 0
 
-    async def __call__(self, rate: float, seconds: int) -> Counts:
+    async def __call__(self, rate: float, seconds: int, /) -> Counts:
         self.trials += 1
         tester = LoadTester(
             self._planned(rate, seconds), clock=self.clock, allow_host=self.allow_host
