@@ -6,11 +6,10 @@ about ten times shorter, with fewer rounds and shorter outages.
 """
 
 import asyncio
-import importlib.util
 import math
 from typing import Any
 
-from benchmarks.cachebench import children, fresh, hits, outage, peers, stampede
+from benchmarks.cachebench import children, fresh, hits, hygiene, outage, peers, stampede
 from benchmarks.outcome import Outcome
 
 
@@ -21,7 +20,7 @@ def run() -> Outcome:
     found |= asyncio.run(stampede.measure())
     found |= asyncio.run(outage.measure())
     found |= asyncio.run(fresh.measure())
-    found |= hygiene()
+    found |= asyncio.run(hygiene.measure())
     found["log_lines_of_this_process"] = lines.count
     outcome = Outcome(figures=found)
     if peers.present("scaler"):
@@ -29,16 +28,8 @@ def run() -> Outcome:
         _stampede(outcome)
         _outage(outcome)
         _fresh(outcome)
+        _hygiene(outcome)
     return outcome
-
-
-def hygiene() -> dict[str, Any]:
-    """The part that keeps caches healthy, once it is there."""
-    if importlib.util.find_spec("benchmarks.cachebench.hygiene") is None:
-        return {}
-    module: Any = importlib.import_module("benchmarks.cachebench.hygiene")
-    found = module.measure()
-    return dict(asyncio.run(found) if asyncio.iscoroutine(found) else found)
 
 
 def _hits(outcome: Outcome) -> None:
@@ -104,3 +95,18 @@ def _fresh(outcome: Outcome) -> None:
     )
     goal("served past its TTL, ms", figures["fresh_scaler_past_ttl_max_ms"], most=0)
     goal("a tag of a million keys, ms", figures["fresh_scaler_tag_invalidated_ms"], most=5)
+    warm = figures["fresh_scaler_warm_by_old_percent"]
+    goal("first minute of a new replica, % of an old one's hits", warm, least=90)
+
+
+def _hygiene(outcome: Outcome) -> None:
+    figures, goal = outcome.figures, outcome.goal
+    goal("hygiene: keys a second by the naive way", figures["hygiene_by_naive"], least=25)
+    idle, lap = (figures[f"hygiene_probe_{way}_p99_ms"] for way in ("idle", "lap"))
+    most = round(max(1.5 * idle, idle + 1), 2)
+    goal("hygiene at that speed: p99 of another client, ms", round(lap, 2), most=most)
+    goal("hygiene: precision", figures["hygiene_precision"], least=1)
+    goal("hygiene: recall", figures["hygiene_recall"], least=1)
+    goal("hygiene: writes in a dry run", figures["hygiene_writes_in_dry_run"], most=0)
+    off = 100 * abs(figures["hygiene_unlink_by_limit"] - 1)
+    goal("hygiene: UNLINK rate off its limit, %", round(off, 2), most=10)

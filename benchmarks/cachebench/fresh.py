@@ -6,6 +6,7 @@ writer began to write it, and the clock is the same in all processes of a machin
 
 import asyncio
 import math
+import random
 import time
 from typing import Any
 
@@ -29,6 +30,7 @@ ROUNDS = 5  # of the tag
 HOT_READS = 10
 READ = [f"T{n}" for n in range(200)]  # values of the tag that are really read
 TTL_S = 600.0
+KEYS, MINUTE, MINUTES_BEFORE, ZIPF = 20_000, 3_000, 10, "zipf"
 FOREIGN = ("scaler", "cashews_local", "cashews_resp3")
 HERE = "benchmarks.cachebench.fresh"
 
@@ -266,6 +268,50 @@ async def _warm(server: RedisServer) -> dict[str, float]:
     return {"warm_up_keys": loaded, "warm_up_ms": round(took, 1), "warm_first_reads_local": share}
 
 
+async def _replicas(server: RedisServer) -> dict[str, float]:
+    """Hits in the process during a first minute of 50 calls a second on 20,000 keys, the n-th of
+    which is asked for as often as 1/n: of a replica that warmed up, of one that did not, and of the
+    one that has been there. The calls are made as fast as they go.
+    """
+    found: dict[str, float] = {}
+    draw = random.Random(7)
+    weights = [1 / n for n in range(1, KEYS + 1)]
+    names = [f"Z{n}" for n in range(KEYS)]
+
+    async def backend(symbol: str) -> Any:
+        return peers.quote_of(symbol)
+
+    async def hit_ratio(cache: Any, quote: peers.Quote) -> float:
+        before = cache.manager.statistics()[ZIPF]["hits_local"]
+        for symbol in draw.choices(names, weights, k=MINUTE):
+            await quote(symbol)
+        return float(cache.manager.statistics()[ZIPF]["hits_local"] - before) / MINUTE
+
+    opened: list[Any] = []
+    try:
+        for replica in ("old", "cold", "warm"):
+            cache: Any = await peers.PEERS["scaler"].open(server.url)
+            opened.append(cache)
+            await cache.manager.start()
+            quote = cache.manager.cached(ttl=TTL_S, name=ZIPF, version="1")(backend)
+            if replica == "old":
+                for _ in range(MINUTES_BEFORE):
+                    await hit_ratio(cache, quote)
+                    await cache.manager.publish()
+            if replica == "warm":
+                await cache.manager.warm_up()
+            found[f"{replica}_replica_hit_ratio"] = round(await hit_ratio(cache, quote), 3)
+    finally:
+        for one in opened:
+            await one.aclose()
+    old = found["old_replica_hit_ratio"]
+    for replica in ("cold", "warm"):
+        found[f"{replica}_by_old_percent"] = round(
+            100 * found[f"{replica}_replica_hit_ratio"] / old, 1
+        )
+    return found
+
+
 async def measure() -> dict[str, Any]:
     """Milliseconds, keys and shares."""
     found: dict[str, Any] = {}
@@ -277,6 +323,7 @@ async def measure() -> dict[str, Any]:
         found |= await _with_server(_listener, "fresh_scaler")
         found |= await _with_server(_tag, "fresh_scaler")
         found |= await _with_server(_warm, "fresh_scaler")
+        found |= await _with_server(_replicas, "fresh_scaler")
     return found
 
 

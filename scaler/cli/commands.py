@@ -10,6 +10,7 @@ from scaler.cli import (
     kube_commands,
     loadtest_command,
     partition_commands,
+    partition_convert_commands,
 )
 from scaler.cli.group import (
     BAD_CONFIG,
@@ -29,6 +30,7 @@ __all__ = [
     "kube_commands",
     "loadtest_command",
     "partition_commands",
+    "partition_convert_commands",
     "scaler",
 ]  # its commands are there once it is imported
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from datetime import timedelta
 from hashlib import sha1
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 from redis import exceptions
@@ -27,7 +27,10 @@ AT_ONCE: Final = 32  # commands under way, of one event loop
 SILENT: Final = 2  # times in a row without an answer in time
 FIRST_PROBE: Final = timedelta(milliseconds=100)
 LONGEST_PROBE: Final = timedelta(seconds=1)
+PATIENCE: Final = timedelta(seconds=2)  # of who invalidates or sets something
+AGAIN: Final = timedelta(milliseconds=50)
 REFUSED_FOR: Final = timedelta(seconds=1)  # no writes after one was refused
+T = TypeVar("T")
 Client = Redis | RedisCluster
 LOST: Final = (exceptions.RedisError, OSError, TimeoutError)
 
@@ -143,6 +146,22 @@ class Link:
             self._refusal = ""
             log.info("cache.takes_writes")
         return answer
+
+    async def firmly(self, work: Callable[[], Awaitable[T]]) -> T:
+        """The same for what somebody has asked for, and not the cache: it is tried for a while.
+
+        `work` is one of the other methods with its arguments. Raises Unavailable.
+        """
+        end = self._clock.monotonic() + PATIENCE
+        while True:
+            try:
+                return await work()
+            except WritesRefused:
+                raise
+            except Unavailable:
+                if self._clock.monotonic() >= end:
+                    raise
+            await self._clock.sleep(AGAIN)
 
     async def unlink(self, keys: Sequence[str]) -> int:
         """How many of these keys there were. Raises Unavailable."""
@@ -332,6 +351,8 @@ def opened(client: Client, **settings: Any) -> AbstractConnection:
 
 
 async def _answered(wire: AbstractConnection, words: Sequence[str]) -> Any:
+    if not wire.is_connected:
+        await wire.connect()  # type: ignore[no-untyped-call]  # by itself it does not ask Sentinel
     await wire.send_command(*words, check_health=False)
     return await wire.read_response()
 

@@ -23,19 +23,17 @@ from scaler.clients.cache_link import Client, connected
 from scaler.clock import Clock, SystemClock
 from scaler.errors import ConfigError, Unavailable
 from scaler.maintenance.caching import names
-from scaler.maintenance.caching.calls import Call, Outcome, Rule, Terms
-from scaler.maintenance.caching.counts import Counts, plain
+from scaler.maintenance.caching.calls import Call, Errors, Outcome, Rule, Span, Terms, rule_of
+from scaler.maintenance.caching.counts import plain
 from scaler.maintenance.caching.names import LEASE, NAMESPACE
 from scaler.maintenance.caching.portal import Portal
 from scaler.maintenance.caching.scripts import PUT
 from scaler.maintenance.caching.side import Side
-from scaler.maintenance.caching.times import Ttl, reader, span_s
+from scaler.maintenance.caching.times import Ttl
 from scaler.maintenance.caching.values import MOST_TAGS, TOKEN, Codec, Seals
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
-Span = timedelta | float | str
-Errors = Span | Mapping[type[Exception], Span] | None
 BUDGET: Final = timedelta(milliseconds=100)
 LOCAL_BYTES: Final = 64 * 1024 * 1024
 OUTAGE: Final = timedelta(seconds=1)
@@ -96,7 +94,7 @@ class CacheManager:
         self._portal = Portal()
         self._sides: dict[asyncio.AbstractEventLoop, Side] = {}
         self._last: tuple[asyncio.AbstractEventLoop | None, Side | None] = (None, None)
-        self._plain = self._rule("", Codec(), ttl=0, stale=0, missing=0, errors=None, early=False)
+        self._plain = rule_of("", Codec(), ttl=0, stale=0, missing=0, errors=None, early=False)
 
     # --- functions ---
 
@@ -136,7 +134,7 @@ class CacheManager:
                 declared = returns if returns is not None else _declared(function)
                 build = names.builder(function, key)
                 tagged = names.tags_of(function, tags)
-                rule = self._rule(
+                rule = rule_of(
                     title,
                     Codec(declared),
                     ttl=ttl,
@@ -236,35 +234,6 @@ class CacheManager:
         function.invalidate_all = invalidate_all  # type: ignore[attr-defined]
         return function
 
-    def _rule(
-        self,
-        name: str,
-        codec: Codec,
-        *,
-        ttl: Ttl,
-        stale: Span,
-        missing: Span | None,
-        errors: Errors,
-        early: bool,
-        condition: Callable[[Any], bool] | None = None,
-        version: str = "",
-    ) -> Rule:
-        by_class = errors if isinstance(errors, Mapping) else {Exception: errors or 0}
-        reads = reader(ttl)
-        default = min(span_s(ttl), 60.0) if isinstance(ttl, timedelta | int | float | str) else 60.0
-        return Rule(
-            id=f"{name}.{version}" if name else "=",
-            name=name,
-            codec=codec,
-            ttl_s=reads,
-            stale_s=span_s(stale),
-            missing_s=default if missing is None else span_s(missing),
-            errors=[(kind, span_s(span)) for kind, span in by_class.items()],
-            early=early,
-            kept=condition or (lambda _: True),
-            counts=Counts(),
-        )
-
     def _head(self, rule: Rule) -> str:
         return f"{self._terms.namespace}:{{{rule.id}:"
 
@@ -340,10 +309,11 @@ class CacheManager:
         side = self._here()
         await side.begin()
         call = Call(self._by_hand(key), rule, self._tag_keys(tags), _none, _none)
-        tokens = await side.shared.tokens_of(call.tags)
+        tokens = await side.shared.link.firmly(partial(side.shared.tokens_of, call.tags))
         made = side.shared.made(call, Outcome(value), tokens, 0.0)
         if made is not None:
-            await side.shared.link.run(PUT, (call.key, call.key + LEASE), *made)
+            link, places = side.shared.link, (call.key, call.key + LEASE)
+            await link.firmly(partial(link.run, PUT, places, *made))
         side.local.drop(call.key)
 
     async def delete(self, *keys: str) -> None:
@@ -352,7 +322,7 @@ class CacheManager:
             await self._drop(self._by_hand(key))
 
     def _by_hand_rule(self, ttl: Ttl, **given: Any) -> Rule:
-        rule = self._rule("", self._plain.codec, ttl=ttl, **given)
+        rule = rule_of("", self._plain.codec, ttl=ttl, **given)
         rule.counts = self._plain.counts
         return rule
 
@@ -396,7 +366,8 @@ class CacheManager:
     async def _drop(self, key: str) -> None:
         side = self._here()
         await side.begin()
-        await side.shared.link.unlink([key, key + LEASE])
+        link = side.shared.link
+        await link.firmly(partial(link.unlink, [key, key + LEASE]))
         side.local.drop(key)
 
     # --- the whole ---

@@ -15,6 +15,7 @@ from scaler.loadtest.plan import of_fields
 from scaler.loadtest.progress import Progress
 from scaler.loadtest.report import Report
 from scaler.loadtest.tester import LoadTester
+from scaler.loadtest.workers import Crew
 from tests.integration.faultyserver import FaultyServer, closed_port, deaf_port, faulty_server
 from tests.integration.running import eventually
 
@@ -214,6 +215,18 @@ async def test_workers_share_the_load_and_their_records_merge(server: FaultyServ
     assert len(report.cpu) == 2
     assert not report.lost
     assert told
+
+
+async def test_a_worker_that_dies_is_missed(server: FaultyServer) -> None:
+    load = {"rate": "100/s", "for": "2s"}
+    plan = of_fields({"target": f"http://127.0.0.1:{server.port}", "load": load, "workers": 2})
+    crew = Crew(plan, allow_host=False, tell=None)
+    running = asyncio.create_task(crew.run())
+    await eventually(lambda: server.requests >= 10, "the test is under way")
+    crew._processes[1].kill()
+    found = await running
+    assert [record.due for record in found.records] == [100]
+    assert found.lost == ("worker 2 of 2 ended early and its requests are missing",)
 
 
 async def test_a_mistake_that_a_worker_finds_is_told(server: FaultyServer) -> None:

@@ -5,15 +5,21 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from random import Random
 from types import WrapperDescriptorType
-from typing import Any
+from typing import Any, Final
 
 from scaler.clock import Clock
 from scaler.maintenance.caching.counts import Counts
+from scaler.maintenance.caching.times import Ttl, reader, span_s
 from scaler.maintenance.caching.values import Codec, Seals
 
 
 class BackendFailed(Exception):
     """Another process called the backend a moment ago and it failed; this is what it said."""
+
+
+Span = timedelta | float | str
+Errors = Span | Mapping[type[Exception], Span] | None
+LONGEST_MISSING_S: Final = 60.0  # that there is nothing, unless it is said otherwise
 
 
 @dataclass(slots=True, eq=False)
@@ -78,3 +84,35 @@ class Terms:
     clock: Clock
     random: Random
     rules: Mapping[str, Rule] = field(default_factory=dict)  # by id
+
+
+def rule_of(
+    name: str,
+    codec: Codec,
+    *,
+    ttl: Ttl,
+    stale: Span,
+    missing: Span | None,
+    errors: Errors,
+    early: bool,
+    condition: Callable[[Any], bool] | None = None,
+    version: str = "",
+) -> Rule:
+    """A rule from what a caller has written. Raises ValueError for what is no span."""
+    by_class = errors if isinstance(errors, Mapping) else {Exception: errors or 0}
+    reads = reader(ttl)
+    default = LONGEST_MISSING_S
+    if isinstance(ttl, timedelta | int | float | str):
+        default = min(span_s(ttl), LONGEST_MISSING_S)
+    return Rule(
+        id=f"{name}.{version}" if name else "=",
+        name=name,
+        codec=codec,
+        ttl_s=reads,
+        stale_s=span_s(stale),
+        missing_s=default if missing is None else span_s(missing),
+        errors=[(kind, span_s(span)) for kind, span in by_class.items()],
+        early=early,
+        kept=condition or (lambda _: True),
+        counts=Counts(),
+    )

@@ -7,6 +7,7 @@ kept locally only when it did not change while it was being read.
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Self
 
 import msgspec
@@ -150,7 +151,7 @@ class Shared:
 
     async def void(self, tag: str, token: bytes) -> None:
         """Give a tag another token: no answer with the old one is valid. Raises Unavailable."""
-        await self.link.run(KEEP, (tag,), token, TAG_KEPT_S)
+        await self.link.firmly(partial(self.link.run, KEEP, (tag,), token, TAG_KEPT_S))
         self._tokens.pop(tag, None)
         self.local.drop_tag(tag)
 

@@ -1,0 +1,79 @@
+"""`scaler partitions convert`: a live table becomes partitioned, step by step."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from scaler.cli.group import errors, output, settings_of
+from scaler.cli.partition_commands import DEFAULT_FILE, partitions
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+EXAMPLES = (
+    "scaler partitions convert transactions\n"
+    "scaler partitions convert transactions --sql\n"
+    "scaler partitions convert transactions --until verified --yes\n"
+    "scaler partitions convert transactions --undo"
+)
+
+
+def _conversions() -> "ModuleType":
+    """What does the work.
+
+    Raises:
+        ConfigError: the library for PostgreSQL is not installed.
+    """
+    from scaler.errors import ConfigError  # noqa: PLC0415 - start-up time
+
+    try:
+        from scaler.cli import partition_conversions  # noqa: PLC0415 - start-up time
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{error.name} is not installed; pip install 'scaler[postgres]'"
+        ) from None
+    return partition_conversions
+
+
+@partitions.command(epilog=EXAMPLES)
+@click.argument("table")
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The databases; those of the settings, else config/partitions.yaml.",
+)
+@click.option(
+    "--until",
+    type=click.Choice(["live", "split", "verified"]),
+    default="live",
+    show_default=True,
+    help="live: partitioned; split: the history copied aside; verified: compared, in place.",
+)
+@click.option("--sql", "action", flag_value="sql", help="Print what would run, and do nothing.")
+@click.option("--status", "action", flag_value="status", help="Show how far it is.")
+@click.option("--undo", "action", flag_value="undo", help="Make it the table that it was.")
+@click.option("--drop-old", "action", flag_value="drop", help="Drop the old table, once verified.")
+@click.option("-y", "--yes", is_flag=True, help="Do it without a question.")
+@output
+@click.pass_context
+def convert(
+    context: click.Context,
+    file: Path | None,
+    table: str,
+    until: str,
+    action: str | None,
+    form: str,
+    *,
+    yes: bool,
+) -> None:
+    """Turn TABLE, which stands in the file, into a partitioned one while it is in use.
+
+    It may be broken off at any moment; the same command goes on. Nothing is dropped but by
+    --drop-old.
+    """
+    with errors():
+        work = _conversions()
+        path = file or settings_of(context).partitions or DEFAULT_FILE
+        found = work.chosen(path, table)
+        raise SystemExit(work.convert(found, action or "run", until, form, yes=yes))

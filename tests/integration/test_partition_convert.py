@@ -1,0 +1,352 @@
+"""A live table becomes partitioned on a real PostgreSQL; every write of its clients is checked."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from scaler.clients.postgres import Postgres
+from scaler.errors import Forbidden, NotFound, PermanentError, Refused, ScalerError, Unavailable
+from scaler.maintenance.partition_convert import Conversion
+from scaler.maintenance.partition_copy import Watch
+from scaler.maintenance.partition_notes import Stage
+from scaler.maintenance.partition_rules import PartitionSet
+from scaler.maintenance.partition_steps import Ears, Progress
+from tests.integration.converter import WISH
+from tests.integration.ledger_traffic import Traffic, table, wrong
+from tests.integration.postgreses import PostgresServer, insist_on_postgres
+from tests.integration.running import eventually
+
+ROWS = 20_000
+NOTHING: dict[str, list[int]] = {"twice": [], "lost": [], "stale": [], "back": [], "foreign": []}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    insist_on_postgres()
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def place(server: PostgresServer, request: pytest.FixtureRequest) -> str:
+    """A database of this test, with the ledger."""
+    place = f"db{abs(hash(request.node.name))}"
+    server.psql(f"CREATE DATABASE {place}")
+    server.psql(table(ROWS, 120), place)
+    return place
+
+
+@pytest.fixture
+async def database(server: PostgresServer, place: str) -> AsyncIterator[Postgres]:
+    database = Postgres(server.dsn(place))
+    yield database
+    await database.aclose()
+
+
+def wish(**more: Any) -> PartitionSet:
+    return PartitionSet.model_validate({**WISH, "migrate": {"batch_rows": 1000}, **more})
+
+
+def traffic(server: PostgresServer, place: str) -> Traffic:
+    return Traffic(server.dsn(place), rows=ROWS, writers=10, per_s=200, reads_per_s=50)
+
+
+async def test_no_write_is_lost_from_the_plain_table_to_the_ranges(
+    server: PostgresServer, place: str, database: Postgres
+) -> None:
+    clients = traffic(server, place)
+    conversion = Conversion(database, wish())
+    async with clients.running() as seen:
+        await eventually(lambda: len(seen.waits_ms) > 50)
+        live = await conversion.run(Stage.LIVE)
+        assert live.stage is Stage.LIVE
+        so_far = len(seen.waits_ms)
+        await eventually(lambda: len(seen.waits_ms) > so_far + 50)
+        ranges = await conversion.run(Stage.VERIFIED)
+        assert ranges.stage is Stage.VERIFIED
+        so_far = len(seen.waits_ms)
+        await eventually(lambda: len(seen.waits_ms) > so_far + 50)
+    assert (seen.errors, seen.missed) == ([], [])
+    assert seen.reads > 10
+    assert wrong(server.dsn(place), seen, ROWS) == NOTHING
+    parts = server.psql("SELECT count(DISTINCT tableoid) FROM transactions", place)
+    assert int(parts) >= 4
+    key = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'p' AND "
+    key += "conrelid = 'transactions'::regclass"
+    assert server.psql(key, place) == "PRIMARY KEY (id, created_at)"
+    assert (await conversion.drop_old()).stage is Stage.DROPPED
+    assert server.psql("SELECT to_regclass('transactions_history') IS NULL", place) == "t"
+    assert wrong(server.dsn(place), seen, ROWS) == NOTHING
+
+
+async def test_undone_under_load_it_is_the_table_that_it_was(
+    server: PostgresServer, place: str, database: Postgres
+) -> None:
+    look = "SELECT string_agg(relname || relkind::text, ',' ORDER BY relname) FROM pg_class WHERE "
+    look += "relnamespace = 'public'::regnamespace"
+    before = server.psql(look, place)
+    clients = traffic(server, place)
+    conversion = Conversion(database, wish())
+    async with clients.running() as seen:
+        await conversion.run(Stage.SPLIT)
+        server.psql(
+            "INSERT INTO transactions (id, account, amount, created_at) SELECT 10000000, 1, 5, "
+            "now() + interval '45 days'",
+            place,
+        )
+        seen.rows[10_000_000] = 5
+        assert (await conversion.undo()).stage is Stage.UNDONE
+        so_far = len(seen.waits_ms)
+        await eventually(lambda: len(seen.waits_ms) > so_far + 50)
+    assert (seen.errors, seen.missed) == ([], [])
+    assert wrong(server.dsn(place), seen, ROWS) == NOTHING
+    assert server.psql(look, place) == before
+    assert (await conversion.run(Stage.LIVE)).stage is Stage.LIVE  # and again
+
+
+async def test_killed_anywhere_it_goes_on(
+    server: PostgresServer, place: str, database: Postgres
+) -> None:
+    clients = traffic(server, place)
+    kills = 0
+    async with clients.running() as seen:
+        for most in range(1, 120):
+            words = [sys.executable, "-m", "tests.integration.converter", server.dsn(place)]
+            process = await asyncio.create_subprocess_exec(*words, "verified", str(most))
+            code = await process.wait()
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL
+            kills += 1
+        assert code == 0
+        assert kills >= 20
+    assert (seen.errors, seen.missed) == ([], [])
+    assert wrong(server.dsn(place), seen, ROWS) == NOTHING
+    status = await Conversion(database, wish()).status()
+    assert status is not None
+    assert status.stage is Stage.VERIFIED
+
+
+async def test_a_long_transaction_only_postpones_it(
+    server: PostgresServer, place: str, database: Postgres
+) -> None:
+    said: list[Progress] = []
+    conversion = Conversion(database, wish(), ears=Ears(told=said.append))
+    clients = traffic(server, place)
+    async with (
+        await psycopg.AsyncConnection.connect(server.dsn(place)) as idle,
+        clients.running() as seen,
+    ):
+        await idle.execute("SELECT count(*) FROM transactions")
+        running = asyncio.create_task(conversion.run(Stage.LIVE))
+        await eventually(lambda: any("waits for" in one.message for one in said))
+        so_far = len(seen.waits_ms)
+        await eventually(lambda: len(seen.waits_ms) > so_far + 200)
+        held = max(seen.waits_ms[so_far:])
+        assert not running.done()
+        await idle.rollback()
+        assert (await running).stage is Stage.LIVE
+    assert (seen.errors, seen.missed) == ([], [])
+    assert held < 500
+    assert wrong(server.dsn(place), seen, ROWS) == NOTHING
+
+
+async def test_a_writer_above_read_committed_is_copied_again(
+    server: PostgresServer, place: str, database: Postgres
+) -> None:
+    conversion = Conversion(database, wish())
+    await conversion.run(Stage.LIVE)
+    async with await psycopg.AsyncConnection.connect(server.dsn(place)) as strict:
+        await strict.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        await strict.execute("SELECT 1 FROM pg_class")  # its snapshot is from before the copies
+        await conversion.run(Stage.SPLIT)
+        await strict.execute("DELETE FROM transactions WHERE id = 1")
+        await strict.execute("UPDATE transactions SET amount = -7 WHERE id = 2")
+        await strict.commit()
+    assert (await conversion.run(Stage.VERIFIED)).stage is Stage.VERIFIED
+    rows = server.psql("SELECT id, amount FROM transactions WHERE id < 4 ORDER BY id", place)
+    assert rows == "2|-7\n3|3"
+
+
+@pytest.mark.parametrize(
+    ("statement", "more", "words"),
+    [
+        ("ALTER TABLE transactions ALTER created_at TYPE text", {}, "created_at is text"),
+        ("SELECT 1", {"by": "happened_at"}, "there is no column happened_at"),
+        ("CREATE UNIQUE INDEX odd ON transactions (amount)", {}, "odd is unique without"),
+        ("CREATE TABLE x (t bigint REFERENCES transactions)", {}, "x_t_fkey"),
+        ("CREATE MATERIALIZED VIEW m AS SELECT * FROM transactions", {}, "would keep to the old"),
+        ("CREATE PUBLICATION p FOR TABLE transactions", {}, "p publishes this table"),
+        ("CREATE TABLE transactions_history (id int)", {}, "transactions_history exists already"),
+        (
+            "ALTER TABLE transactions ALTER created_at DROP NOT NULL; "  # noqa: ISC004
+            "UPDATE transactions SET created_at = NULL WHERE id = 5",
+            {},
+            "there are rows without created_at",
+        ),
+        (
+            "UPDATE transactions SET created_at = 'infinity' WHERE id = 5",
+            {},
+            "at infinity",
+        ),
+    ],
+)
+async def test_what_cannot_be_converted_is_said_and_left_alone(
+    server: PostgresServer,
+    place: str,
+    database: Postgres,
+    statement: str,
+    more: dict[str, Any],
+    words: str,
+) -> None:
+    server.psql(statement, place)
+    with pytest.raises(Refused, match=words):
+        await Conversion(database, wish(**more)).run()
+    assert server.psql("SELECT relkind FROM pg_class WHERE relname = 'transactions'", place) == "r"
+
+
+async def test_missing_rights_name_what_to_grant(server: PostgresServer, place: str) -> None:
+    server.psql("CREATE ROLE guest LOGIN; GRANT SELECT ON transactions TO guest", place)
+    guest = Postgres(server.dsn(place, "guest"))
+    with pytest.raises((Refused, Forbidden), match="GRANT postgres TO"):
+        await Conversion(guest, wish()).run()
+    await guest.aclose()
+
+
+async def test_a_table_that_is_gone_is_named(
+    server: PostgresServer, place: str, database: Postgres
+) -> None:
+    conversion = Conversion(database, wish())
+    await conversion.run(Stage.LIVE)
+    server.psql("DROP TABLE transactions CASCADE", place)
+    with pytest.raises(NotFound, match="transactions_history is gone"):
+        await conversion.run(Stage.SPLIT)
+    with pytest.raises(NotFound, match="there is no table"):
+        await Conversion(database, wish(table="nowhere")).run()
+
+
+async def test_two_daemons_do_not_convert_one_table(
+    server: PostgresServer, place: str, database: Postgres
+) -> None:
+    other = Postgres(server.dsn(place))
+    await other.fetch(
+        "SELECT pg_advisory_lock(hashtext('scaler.convert'), hashtext('public.transactions'))"
+    )
+    with pytest.raises(Refused, match="is being converted by process"):
+        await Conversion(database, wish()).run()
+    await other.aclose()
+
+
+async def test_a_server_that_restarts_within_a_step_is_said_and_it_goes_on(
+    server: PostgresServer, place: str, database: Postgres
+) -> None:
+    broken = False
+
+    def after(statement: str) -> None:
+        nonlocal broken
+        if not broken and "ATTACH PARTITION" in statement:
+            broken = True
+            server.kill()
+            server.start()
+
+    conversion = Conversion(database, wish(), ears=Ears(after=after))
+    with pytest.raises(ScalerError):
+        await conversion.run(Stage.LIVE)
+    assert broken
+    assert (await conversion.run(Stage.VERIFIED)).stage is Stage.VERIFIED
+    assert wrong(server.dsn(place), traffic(server, place).seen, ROWS) == NOTHING
+
+
+async def test_a_disk_that_is_nearly_full_stops_the_copy(
+    server: PostgresServer, place: str, database: Postgres
+) -> None:
+    free = 10_000
+    conversion = Conversion(database, wish(), watch=Watch(free_bytes=lambda: free))
+    with pytest.raises(Unavailable, match="nothing is lost"):
+        await conversion.run(Stage.SPLIT)
+    free = 10**12
+    assert (await conversion.run(Stage.VERIFIED)).stage is Stage.VERIFIED
+
+
+async def test_a_query_that_would_become_worse_stops_the_swap(
+    server: PostgresServer, place: str, database: Postgres
+) -> None:
+    server.psql("ALTER TABLE transactions SET (autovacuum_enabled = off)", place)
+    slow = {"queries": ["SELECT * FROM transactions ORDER BY created_at LIMIT 1 OFFSET 5000"]}
+    conversion = Conversion(database, wish(migrate=slow))
+    hands = conversion._hands
+
+    async def before(_: Any) -> dict[str, float]:
+        return {slow["queries"][0]: next(costs)}
+
+    costs = iter([150.0, 400.0])
+    hands._costs = before  # type: ignore[assignment,method-assign]
+    with pytest.raises(Refused, match="would cost 400 in place of 150"):
+        await conversion.run(Stage.LIVE)
+    assert server.psql("SELECT relkind FROM pg_class WHERE relname = 'transactions'", place) == "r"
+
+
+async def test_an_altered_copy_is_noticed_before_the_swap(
+    server: PostgresServer, place: str, database: Postgres
+) -> None:
+    conversion = Conversion(database, wish())
+    await conversion.run(Stage.SPLIT)
+    month = server.psql(
+        "SELECT tablename FROM pg_tables WHERE tablename ~ '^transactions_20' ORDER BY 1 LIMIT 1",
+        place,
+    )
+    server.psql(
+        f"UPDATE {month} SET amount = amount + 1 WHERE id = (SELECT min(id) FROM {month})", place
+    )
+    with pytest.raises(PermanentError, match="the table stays as it is"):
+        await conversion.run(Stage.VERIFIED)
+    with pytest.raises(Refused, match="still in use"):
+        await conversion.drop_old()
+
+
+async def test_the_attached_table_is_not_read_under_the_lock(
+    server: PostgresServer, place: str, database: Postgres
+) -> None:
+    await database.execute("SET client_min_messages = debug1")
+    conversion = Conversion(database, wish())
+    implied = set()
+    for stage in (Stage.LIVE, Stage.VERIFIED):
+        await conversion.run(stage)
+        implied |= {one for one in database.notices if "is implied by existing constraints" in one}
+    attached = int(
+        server.psql(
+            "SELECT count(*) FROM pg_inherits WHERE inhparent = 'transactions'::regclass", place
+        )
+    )
+    assert len(implied) == 1 + attached - 3  # those that were made empty are not attached
+
+
+def test_the_script_names_every_statement(server: PostgresServer, place: str) -> None:
+    async def script() -> str:
+        database = Postgres(server.dsn(place))
+        text = await Conversion(database, wish()).script()
+        await database.aclose()
+        return text
+
+    text = asyncio.run(script())
+    server_side = subprocess.run(
+        ["psql", server.dsn(place), "-v", "ON_ERROR_STOP=1", "-q"],
+        input=text,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert server_side.returncode == 0, server_side.stderr
+    assert server.psql("SELECT count(*) FROM transactions", place) == str(ROWS)
+    assert server.psql("SELECT relkind FROM pg_class WHERE relname = 'transactions'", place) == "p"
