@@ -9,6 +9,7 @@ sleep for a fixed time, so its capacity is that of the same station (M/D/c).
 import asyncio
 import os
 import statistics
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -129,18 +130,18 @@ async def real(runs: int) -> Tried:
     )
     errors, seconds, refused = [], [], 0
     async with pool(REAL_WORKERS, REAL_SERVICE) as url:
-        for _ in range(runs):
+        for number in range(runs):
             plan = of_fields({"target": url, "load": {"rate": "1/s"}})
             clock = SystemClock()
-            found = await calibrate(
-                ServiceLoad(plan, WITHIN, clock), WITHIN, Limits(highest=2000, lowest=20),
-                clock=clock,
-            )  # fmt: skip
+            load = ServiceLoad(plan, WITHIN, clock, trials=1000 * number)  # arrivals of its own
+            limits = Limits(highest=2000, lowest=20)
+            found = await calibrate(load, WITHIN, limits, clock=clock)
             seconds.append(found.seconds)
             if isinstance(found, Found):
                 errors.append(found.rate / truth - 1)
             else:
                 refused += 1
+                print(f"real server, run {number}: {found.because}", file=sys.stderr)
     return Tried(errors, seconds, refused)
 
 
