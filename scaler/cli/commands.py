@@ -6,6 +6,7 @@ import click
 
 from scaler.cli import (
     cache_commands,
+    calibrate_command,
     kube_commands,
     loadtest_command,
     partition_commands,
@@ -25,6 +26,7 @@ from scaler.cli.group import (
 
 __all__ = [
     "cache_commands",
+    "calibrate_command",
     "kube_commands",
     "loadtest_command",
     "partition_commands",

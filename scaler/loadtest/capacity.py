@@ -1,0 +1,270 @@
+"""The search for the highest rate that a service carries within an objective.
+
+A state machine without clock or network: `next` says which load to put on, `took` tells what came
+of it. It gallops up until the objective breaks, halves the space between (each trial goes on until
+the interval around the share of late requests decides), and ends with a long confirming trial.
+The method, and how far others are off: docs/calibration.md.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from scaler.core.units import format_rate
+from scaler.loadtest.evidence import Counts, Evidence, Objective, Verdict
+
+MOST_TRIALS: Final = 200  # a search that needs more has a mistake; each also takes seconds
+
+BELOW: Final = 0.04  # how far a confirmed rate may be above the truth, and the broken one below it;
+ABOVE: Final = 0.03  # both from searches on stations whose capacity is known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Where a search may go, and how long. Rates per second."""
+
+    lowest: float = 5.0
+    highest: float = 20_000.0
+    seconds: float = 400.0  # of load in all
+    warm: int = 5  # seconds of load whose figures nobody looks at
+    settle: int = 2  # seconds at the begin of a trial in which queues fill; see Search.settle
+    probe: int = 5  # seconds that count of the first trial at a rate
+    longest: int = 40  # seconds that count at one rate, while narrowing down
+    confirm: int = 80  # seconds that count of the trial at the end
+    factor: float = 1.6  # between rates while galloping; twice that while nothing is late
+    near: float = 1.05  # how close the two ends must come
+    step: float = 0.03  # down, when the confirming trial fails
+    steps: int = 6  # down at most
+    fair: float = 0.8  # of the share allowed: of two mistakes, too high is the worse one
+    fewest: int = 1000  # requests in the confirming trial; a p99 of 100 is a single one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """Load to put on: evenly many requests a second, at moments as of independent users."""
+
+    rate: float
+    seconds: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The capacity, and the rates it lies between; how often it does: docs/calibration.md."""
+
+    rate: float
+    low: float
+    high: float
+    because: str
+    seconds: float  # of load that it took
+    points: tuple[Evidence, ...]  # what was seen, by rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """No capacity can be named; why, and what to do."""
+
+    because: str
+    seconds: float
+    points: tuple[Evidence, ...]
+
+
+class Phase(Enum):
+    """Where the search is."""
+
+    WARM = "warming up"
+    GALLOP = "looking for a rate that is too high"
+    BISECT = "narrowing down"
+    CONFIRM = "confirming"
+
+
+@dataclass(slots=True)
+class Search:
+    """One search. Call `next`, do the trial, tell `took`; until there is no trial any more."""
+
+    objective: Objective
+    limits: Limits = field(default_factory=Limits)
+    spent: float = 0.0
+    trials: int = 0
+    phase: Phase = Phase.WARM
+    points: dict[float, Evidence] = field(default_factory=dict)
+    _rate: float = 0.0
+    _held: float = 0.0
+    _broken: float = math.inf
+    _down: int = 0
+    _again: bool = False
+    _end: Found | Refused | None = None
+
+    def __post_init__(self) -> None:
+        self._rate = self.limits.lowest
+
+    @property
+    def settle(self) -> int:
+        """At least twice the objective: until a request can be late, every overload looks fine."""
+        return max(self.limits.settle, math.ceil(2 * self.objective.within.total_seconds()))
+
+    def next(self) -> Trial | Found | Refused:
+        """What to do now; the same answer until `took` is told."""
+        if self._end is not None:
+            return self._end
+        limits, so_far = self.limits, len(self._here.batches)
+        if self.phase is Phase.WARM:
+            seconds = limits.warm
+        elif self.phase is Phase.CONFIRM:
+            seconds = self.settle + max(limits.probe, min(limits.confirm - so_far, 20))
+        else:
+            seconds = self.settle + (limits.probe if so_far < limits.probe else 2 * limits.probe)
+        left = limits.seconds - self.spent
+        if self.trials >= MOST_TRIALS or left < self.settle + limits.probe:
+            return self._out_of_time()
+        seconds = int(min(seconds, left))
+        return Trial(rate=self._rate, seconds=seconds, why=self.phase.value)
+
+    def took(self, trial: Trial, counts: Counts) -> None:
+        """Take what came of a trial."""
+        self.spent += trial.seconds
+        self.trials += 1
+        if counts.broken is not None:
+            self._refuse(f"nothing was measured: {counts.broken}")
+        elif self.phase is Phase.WARM:
+            self.phase = Phase.GALLOP
+        elif not counts.batches:
+            self._refuse("a trial has counted nothing; look at the load generator")
+        else:
+            self.points.setdefault(self._rate, Evidence(self._rate)).add(counts, self.settle)
+            step = {
+                Phase.GALLOP: self._gallop,
+                Phase.BISECT: self._bisect,
+                Phase.CONFIRM: self._confirm,
+            }
+            step[self.phase](self._here)
+
+    @property
+    def _here(self) -> Evidence:
+        return self.points.get(self._rate, Evidence(self._rate))
+
+    def _gallop(self, here: Evidence) -> None:
+        """Up, fast while nothing is late. Few requests, or few late ones, do not end it."""
+        verdict = self._verdict(here)
+        clean = here.share <= self.objective.share / 5 and len(here.batches) >= self.limits.probe
+        if verdict is Verdict.BROKEN:
+            self._too_high()
+        elif verdict is Verdict.HELD or clean:
+            self._held = self._rate
+            if self._rate >= self.limits.highest:
+                self._unbroken()
+                return
+            factor = self.limits.factor * (2 if here.late == 0 and self._few(here) else 1)
+            self._rate = min(self._rate * factor, self.limits.highest)
+
+    def _too_high(self) -> None:
+        if self._held == 0 and not self._again:
+            self._again = True  # a service that is cold gets a second chance
+            del self.points[self._rate]
+            return
+        self._broken = self._rate
+        if self._held == 0:
+            self._refuse(
+                f"{self.objective} does not hold at the lowest rate, {format_rate(self._rate)}: "
+                f"{self._here}; the service is slow without load, so choose a wider objective"
+            )
+        else:
+            self._middle()
+
+    def _unbroken(self) -> None:
+        self._refuse(
+            f"{self.objective} still holds at {format_rate(self._rate)}, the highest rate allowed; "
+            "the capacity is above it: allow a higher one"
+        )
+
+    def _bisect(self, here: Evidence) -> None:
+        verdict = self._verdict(here)
+        if verdict is Verdict.BROKEN:
+            self._broken = self._rate
+        elif verdict is Verdict.HELD:
+            self._held = self._rate
+        else:
+            return
+        self._middle()
+
+    def _middle(self) -> None:
+        if self._broken / max(self._held, 1e-9) <= self.limits.near:
+            self.phase, self._rate = Phase.CONFIRM, self._held
+        else:
+            self.phase, self._rate = Phase.BISECT, math.sqrt(self._held * self._broken)
+
+    def _confirm(self, here: Evidence) -> None:
+        enough = len(here.batches) >= self.limits.confirm
+        verdict = here.judge(self.objective)
+        if verdict is Verdict.BROKEN or (enough and not self._fairly(here)):
+            self._broken = min(self._broken, self._rate)
+            self._down += 1
+            if self._down > self.limits.steps:
+                self._refuse(
+                    f"the noise is too large: {format_rate(self._held)} held in a short trial, but "
+                    f"no long one held down to {format_rate(self._rate)}; measure on a quieter "
+                    "machine or for longer"
+                )
+            self._rate *= 1 - self.limits.step
+        elif enough:
+            self._found(here)
+
+    def _verdict(self, here: Evidence) -> Verdict:
+        """As `judge`, and after the longest time by where the share itself lies."""
+        verdict = here.judge(self.objective)
+        if verdict is Verdict.OPEN and len(here.batches) >= self.limits.longest:
+            return Verdict.HELD if self._fairly(here) else Verdict.BROKEN
+        return verdict
+
+    def _fairly(self, here: Evidence) -> bool:
+        return here.share <= self.limits.fair * self.objective.share
+
+    def _few(self, here: Evidence) -> bool:
+        return here.due < self.limits.fewest
+
+    def _found(self, here: Evidence, short: str = "") -> Found | Refused:
+        limit = self.points.get(self._broken)
+        if self._few(here):
+            return self._refuse(
+                f"only {here.due} requests at {format_rate(here.rate)}: too few for "
+                f"{self.objective}, which needs {self.limits.fewest}; allow more time, or use a "
+                "lower percentile"
+            )
+        if limit is not None and limit.doubts:
+            return self._refuse(
+                f"the load generator is not to be trusted at {format_rate(self._broken)}: "
+                f"{'; '.join(limit.doubts)}. The service carries at least {format_rate(here.rate)}"
+            )
+        self._end = Found(
+            rate=here.rate,
+            low=here.rate * (1 - BELOW),
+            high=max(self._broken, here.rate) * (1 + ABOVE),
+            because=f"{here}, {format_rate(self._broken)} did not hold{short}",
+            seconds=self.spent,
+            points=self._sorted(),
+        )
+        return self._end
+
+    def _out_of_time(self) -> Found | Refused:
+        best = self.points.get(self._rate if self._down else self._held)
+        measured = best is not None and 2 * len(best.batches) >= self.limits.longest
+        narrow = self.phase in (Phase.BISECT, Phase.CONFIRM)
+        if narrow and best is not None and (measured or not self._down) and self._fairly(best):
+            return self._found(best, "; there was no time to confirm it")
+        return self._refuse(
+            f"{self.limits.seconds:.0f} s were not enough: still {self.phase.value} at "
+            f"{format_rate(self._rate)}; allow more time, or a higher lowest rate"
+        )
+
+    def _refuse(self, because: str) -> Refused:
+        self._end = Refused(because=because, seconds=self.spent, points=self._sorted())
+        return self._end
+
+    def _sorted(self) -> tuple[Evidence, ...]:
+        return tuple(by_rate(self.points.values()))
+
+
+def by_rate(points: Iterable[Evidence]) -> list[Evidence]:
+    return sorted(points, key=lambda point: point.rate)

@@ -1,0 +1,103 @@
+"""From a capacity to the goal of a policy, and the change to its file.
+
+A load that grows by `growth` (a ratio per minute) does so while new instances are on their way;
+the goal leaves that room: T = C / (1 + g), g = growth x lead time.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from scaler.core.units import format_percent, format_rate, format_span
+from scaler.errors import ConfigError
+from scaler.loadtest.capacity import Found
+from scaler.loadtest.evidence import Objective
+from scaler.located import InvalidFiles, parse
+
+LEAST_HEADROOM: Final = 0.05  # for what the interval around a capacity leaves open
+MARK: Final = "# calibrated:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headroom:
+    """Room for growth until new instances help."""
+
+    growth: float  # ratio of the load per minute
+    ready: timedelta  # from asking for an instance until it is ready
+    window: timedelta = timedelta(minutes=1)  # over which the metric is averaged
+    every: timedelta = timedelta(seconds=5)  # between two decisions
+
+    @property
+    def lead(self) -> timedelta:
+        """Until new instances help: a mean over a window is half of it late."""
+        return self.ready + self.window / 2 + self.every
+
+    @property
+    def share(self) -> float:
+        return max(LEAST_HEADROOM, self.growth * self.lead.total_seconds() / 60)
+
+
+def goal(found: Found, headroom: Headroom) -> float:
+    """Requests per second and instance that a policy should aim at."""
+    return found.rate / (1 + headroom.share)
+
+
+def remark(
+    found: Found, objective: Objective, headroom: Headroom, target: str, at: datetime
+) -> str:
+    """How the goal was measured, as one line for the file."""
+    return (
+        f"{MARK} {at:%Y-%m-%d}, {target}: {format_rate(round(found.rate, 1))} within {objective} "
+        f"({format_rate(round(found.low, 1))} to {format_rate(round(found.high, 1))}, "
+        f"{found.seconds:.0f} s of load); {format_percent(round(headroom.share, 3))} headroom for "
+        f"{format_percent(round(headroom.growth, 3))} growth a minute over a lead time of "
+        f"{format_span(timedelta(seconds=round(headroom.lead.total_seconds())))}"
+    )
+
+
+def updated(file: Path, text: str, policy: str, metric: str, value: float, said: str) -> str:
+    """The file with another `goal: {per_instance: ...}`, all else as it was written.
+
+    `said` becomes the comment above the metric; one that an earlier calibration has left goes.
+
+    Raises:
+        ConfigError: there is no such policy or metric, or it has no such goal.
+    """
+    document = parse(file, text)
+    if document.problems:
+        raise InvalidFiles(tuple(document.problems))
+    path, old = _goal(document.plain, policy, metric, file)
+    lines = text.splitlines(keepends=True)
+    place = document.place(path)
+    line, column = lines[place.line - 1], place.column - 1
+    written = str(old)
+    if not line[column:].startswith(written):
+        raise ConfigError(f"{file}:{place.line}: write the goal as a plain number, not {line!r}")
+    lines[place.line - 1] = f"{line[:column]}{value:.4g}{line[column + len(written) :]}"
+    top = document.place(path[:-2]).line - 1
+    indent = lines[top][: len(lines[top]) - len(lines[top].lstrip())]
+    if top and lines[top - 1].lstrip().startswith(MARK):
+        del lines[top - 1]
+        top -= 1
+    lines.insert(top, f"{indent}{said}\n")
+    return "".join(lines)
+
+
+def _goal(plain: Any, policy: str, metric: str, file: Path) -> tuple[tuple[str | int, ...], Any]:
+    policies = plain.get("policies") if isinstance(plain, dict) else None
+    if not isinstance(policies, dict) or policy not in policies:
+        known = ", ".join(map(str, policies)) if isinstance(policies, dict) else "none"
+        raise ConfigError(f"{file} has no policy {policy}; known are: {known}")
+    metrics = (policies[policy] or {}).get("metrics") or []
+    for number, one in enumerate(metrics):
+        if not isinstance(one, dict) or one.get("name") != metric:
+            continue
+        aim = one.get("goal")
+        if isinstance(aim, dict) and "per_instance" in aim:
+            where = ("policies", policy, "metrics", number, "goal", "per_instance")
+            return where, aim["per_instance"]
+    raise ConfigError(
+        f"{file}: policy {policy} has no metric {metric} with goal: {{per_instance: ...}}; write "
+        "one with any number, and its source, and calibrate again"
+    )

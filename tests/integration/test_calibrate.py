@@ -1,0 +1,72 @@
+"""`scaler calibrate` on a real server with a pool of workers, whose capacity is known."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.calibration.server import pool
+from scaler.cli.commands import scaler
+from scaler.clock import SystemClock
+from scaler.loadtest.calibrate import ServiceLoad
+from scaler.loadtest.evidence import Objective
+from scaler.loadtest.plan import of_fields
+
+WRITTEN = """\
+version: 1
+policies:
+  web:
+    target: {local: {command: [sleep, "9"]}}
+    metrics:
+      - name: requests
+        goal: {per_instance: 100}
+        source: {http: {url: "http://127.0.0.1:9/"}}
+"""
+
+
+async def test_load_on_a_service_is_counted_by_the_second() -> None:
+    """Four workers of 10 ms carry 400/s: half of it is in time, twice as much is late."""
+    objective = Objective(within=timedelta(milliseconds=250), share=0.01)
+    async with pool(4, 0.01) as url:
+        plan = of_fields({"target": url, "load": {"rate": "1/s"}})
+        load = ServiceLoad(plan, objective, SystemClock())
+        calm, wild = await load(100, 2), await load(900, 3)
+    assert sum(batch.due for batch in calm.batches) == pytest.approx(200, rel=0.4)
+    assert len(wild.batches) == 3
+    late = sum(batch.late for batch in wild.batches) / sum(batch.due for batch in wild.batches)
+    assert late > 0.3
+    assert sum(b.late for b in calm.batches) / sum(b.due for b in calm.batches) < late / 2
+
+
+def test_nobody_there_ends_with_1_and_the_reason_as_json(tmp_path: Path) -> None:
+    file, page = tmp_path / "web.yaml", tmp_path / "page.html"
+    file.write_text(WRITTEN)
+    asked = ["calibrate", "http://127.0.0.1:9/", "--slo", "p99<250ms", "--json"]
+    done = CliRunner().invoke(
+        scaler, [*asked, "--html", str(page), "--write", str(file), "--policy", "web"]
+    )
+    assert done.exit_code == 1
+    said = json.loads(done.stdout)
+    assert said["found"] is False
+    assert "connection refused" in said["because"]
+    assert file.read_text() == WRITTEN
+    assert "NO CAPACITY" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "because"),
+    [
+        (["--slo", "fast"], 3, "no objective"),
+        (["--slo", "p99<1s", "--lowest", "9/s", "--highest", "3/s"], 3, "below --highest"),
+        (["--slo", "p99<1s", "--growth", "much"], 3, "--growth"),
+        (["--slo", "p99<1s", "--point", "two"], 3, "2=350"),
+        (["--slo", "p99<1s", "--write", "/nowhere/x.yaml"], 3, "cannot be read"),
+        ([], 2, "--slo"),
+    ],
+)
+def test_wrong_use_is_told_before_there_is_load(given: list[str], code: int, because: str) -> None:
+    done = CliRunner().invoke(scaler, ["calibrate", "http://127.0.0.1:9/", *given])
+    assert done.exit_code == code
+    assert because in done.stderr
