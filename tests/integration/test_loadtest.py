@@ -1,7 +1,6 @@
 """The load tester against servers that do it wrong, stand still, or go away."""
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from scaler.loadtest.report import Report
 from scaler.loadtest.tester import LoadTester
 from scaler.loadtest.workers import Crew
 from tests.integration.faultyserver import FaultyServer, closed_port, deaf_port, faulty_server
+from tests.integration.pods import certified
 from tests.integration.running import eventually
 
 pytestmark = pytest.mark.live
-CERTIFICATE = Path("tests/data/tls/localhost.pem")  # of localhost, good until 2126
 SHORT = {"connect": "200ms", "first_byte": "300ms", "whole": "400ms", "end": "5s"}
 
 
@@ -140,16 +139,18 @@ async def test_tls_to_a_server_without_it_fails(server: FaultyServer) -> None:
 @pytest.mark.parametrize(
     ("trust", "failures"),
     [
-        pytest.param({"ca": str(CERTIFICATE)}, {}, id="trusted"),
+        pytest.param({"ca": "ca.crt"}, {}, id="trusted"),
         pytest.param({"verify": False}, {}, id="not looked at"),
         pytest.param({}, {Failure.TLS.value: 10}, id="unknown"),
     ],
 )
-async def test_certificates(trust: dict[str, Any], failures: dict[str, int]) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTIFICATE)
-    async with faulty_server(context) as server:
-        url = f"https://localhost:{server.port}"
+async def test_certificates(
+    trust: dict[str, Any], failures: dict[str, int], tmp_path: Path
+) -> None:
+    if "ca" in trust:
+        trust = {"ca": str(tmp_path / trust["ca"])}
+    async with faulty_server(certified(tmp_path)) as server:
+        url = f"https://127.0.0.1:{server.port}"
         report = await report_of(server.port, target=url, tls=trust)
     assert dict(report.record.failures) == failures
     assert server.connections < 10 or failures
