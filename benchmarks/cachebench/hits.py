@@ -66,7 +66,7 @@ def tracked(port: int) -> tuple[Sync | None, str]:
         client.ping()
     except redis.RedisError as problem:
         return None, f"refused: {problem}"
-    client.get("any")
+    client.get(NEWER_KEYS[0])
     kept = client.get_cache()
     if kept is None or not kept.size:
         return None, "refused: it keeps nothing"

@@ -214,13 +214,16 @@ class Link:
         keys = list(dict.fromkeys([key for key, _ in some]))
         try:
             async with self._room:
-                answers = dict(zip(keys, await self._mget(keys), strict=True))
+                answers = await self._mget(keys)
         except Unavailable as error:
             _failed(some, error)
             return
-        for key, future in some:
+        if len(keys) < len(some):
+            known = dict(zip(keys, answers, strict=True))
+            answers = [known[key] for key, _ in some]
+        for (_, future), answer in zip(some, answers, strict=True):
             if not future.done():
-                future.set_result(answers[key])
+                future.set_result(answer)
 
     async def _mget(self, keys: list[str]) -> Sequence[bytes | None]:
         try:

@@ -124,6 +124,20 @@ async def test_without_a_local_tier_every_hit_is_shared(server: RedisServer) -> 
     await cache.aclose()
 
 
+async def test_without_a_local_tier_changes_are_seen_at_once(server: RedisServer) -> None:
+    first, second = (CacheManager(server.url, namespace="now", local=False) for _ in range(2))
+    for n in range(5):
+        await first.set("k", {"n": n}, ttl="10s")
+        for _ in range(2):  # the second time its bytes are known
+            assert await second.get("k") == {"n": n}
+    await first.set("k", {"n": 5}, ttl=0.1)
+    assert await second.get("k") == {"n": 5}
+    await asyncio.sleep(0.15)
+    assert await second.get("k") is None
+    await first.aclose()
+    await second.aclose()
+
+
 async def test_the_lease_is_renewed_while_the_backend_works(
     cache: CacheManager, other: CacheManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:

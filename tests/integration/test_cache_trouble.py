@@ -169,6 +169,30 @@ async def test_an_event_loop_that_was_busy_itself_says_nothing_about_redis(
     assert not logged
 
 
+async def test_a_refresh_that_an_outage_breaks_off_holds_up_no_thread(
+    server: RedisServer, cache: CacheManager
+) -> None:
+    """Its thread has its answer and is gone: nobody would call the function for the refresh."""
+
+    @cache.cached(ttl=0.2, stale="1m", early=False, name="slow", version="1")
+    def slow() -> int:
+        return 1
+
+    assert await asyncio.to_thread(slow) == 1
+    await asyncio.sleep(0.3)  # it is stale now
+    side = cache._sides[cache._portal.loop]
+    run = side.shared.link.run
+
+    async def refused(*_: object) -> object:
+        raise Unavailable("just now")
+
+    side.shared.link.run = refused  # type: ignore[assignment,method-assign]
+    assert await asyncio.to_thread(slow) == 1  # served stale, and refreshed in vain
+    await eventually(lambda: not side._flights._flights, "the refresh has ended")
+    side.shared.link.run = run  # type: ignore[method-assign]
+    assert await asyncio.to_thread(slow) == 1
+
+
 async def test_what_was_invalidated_in_an_outage_is_so_afterwards(
     server: RedisServer, cache: CacheManager
 ) -> None:

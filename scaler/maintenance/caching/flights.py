@@ -59,7 +59,7 @@ class Flights:
         return flight
 
     async def _answered(self, call: Call, seal: bytes, *, background: bool) -> Outcome | None:
-        """One answer for all callers; None when somebody else refreshes it already."""
+        """One answer for all callers; None for a refresh that is somebody else's or has to wait."""
         token = self._shared.terms.random.randbytes(16)
         lease = call.key + LEASE
         for _ in range(ROUNDS):
@@ -77,24 +77,17 @@ class Flights:
                 if said == 3:
                     await self._woken(call.key)
                     continue
-                found = await self._told(call, raw)
+                tokens = tuple(await self._shared.link.get_many(call.tags))
             except Unavailable:
                 break
+            entry = self._shared.terms.seals.opened(call.key, raw, call.rule.codec.decode)
+            if entry is not None and entry.kind is Kind.PASS:
+                return None if background else await self._alone(call, keep=False)
+            found = self._shared.valid(call, raw, tokens)
             if found is not None:
-                return found
+                return Outcome(found[0].value, found[0].error)
             seal = raw[SEAL_AT]
-        return await self._alone(call)
-
-    async def _told(self, call: Call, raw: bytes) -> Outcome | None:
-        """What another process has stored meanwhile, if that is an answer. Raises Unavailable."""
-        tokens = tuple(await self._shared.link.get_many(call.tags))
-        entry = self._shared.terms.seals.opened(call.key, raw, call.rule.codec.decode)
-        if entry is not None and entry.kind is Kind.PASS:
-            return await self._unshared(call)
-        found = self._shared.valid(call, raw, tokens)
-        if found is None:
-            return None
-        return Outcome(found[0].value, found[0].error)
+        return None if background else await self._alone(call, keep=True)
 
     async def _woken(self, key: str) -> None:
         """Wait until something about a key changes, or a moment."""
@@ -166,19 +159,14 @@ class Flights:
             except Unavailable:
                 continue
 
-    async def _unshared(self, call: Call) -> Outcome:
+    async def _alone(self, call: Call, *, keep: bool) -> Outcome:
         """An answer for the callers of this flight only."""
-        outcome, took_s = await self._called(call.run)
-        call.rule.counts.misses += 1
-        call.rule.counts.took(took_s)
-        return outcome
-
-    async def _alone(self, call: Call) -> Outcome:
         outcome, took_s = await self._called(call.run)
         call.rule.counts.misses += 1
         if outcome.error is None:
             call.rule.counts.took(took_s)
-        self._keep_in_outage(call, outcome, took_s)
+        if keep:
+            self._keep_in_outage(call, outcome, took_s)
         return outcome
 
     def _keep_in_outage(self, call: Call, outcome: Outcome, took_s: float) -> None:

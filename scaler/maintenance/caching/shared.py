@@ -26,6 +26,8 @@ ROUNDED_MS: Final = 1.0  # moments in entries are whole milliseconds
 PASS_S: Final = 1.0  # that an answer which is not to be kept is known to be one
 TAG_KEPT_S: Final = 30 * 86_400
 MOST_TOKENS: Final = 100_000
+MOST_OPENED: Final = 256  # entries that are remembered with what is in them
+LARGEST_OPENED: Final = 16 * 1024  # bytes of one of them
 MOST_OWED: Final = 10_000  # invalidations that wait for Redis
 MOST_ERRORS: Final = 1000
 LONGEST_TEXT: Final = 2000  # of a failure
@@ -65,6 +67,7 @@ class Shared:
         self._tokens: dict[str, bytes] = {}  # of tags, as long as changes are heard of
         self._reading: dict[str, int] = {}  # keys that are being read, and how often
         self._spoiled: set[str] = set()  # those of them that changed meanwhile
+        self._opened: dict[str, tuple[bytes, Entry]] = {}  # the last entries, as they were read
         self._owed: set[str] = set()  # tags and keys that are to be invalidated still
         self._errors: dict[bytes, Exception] = {}  # of this process, by the seal of their entry
         self._slack_ms = 0.0  # by which it may be too far ahead
@@ -96,7 +99,7 @@ class Shared:
         """The answer in an entry, if it has not ended and its tags have these tokens still."""
         if raw is None or (self._owed and not self._owed.isdisjoint((call.key, *call.tags))):
             return None
-        entry = self.terms.seals.opened(call.key, raw, call.rule.codec.decode)
+        entry = self._entry(call, raw)
         if entry is None or entry.tokens != tokens:
             return None
         now, ahead = self.time(), self._ahead_ms
@@ -125,6 +128,22 @@ class Shared:
             entry.size,
         )
         return held, kind
+
+    def _entry(self, call: Call, raw: bytes) -> Entry | None:
+        """What is in an entry; the same bytes are not opened and decoded again.
+
+        Where values are kept locally that is hardly ever needed.
+        """
+        known = self._opened.get(call.key)
+        if known is not None and known[0] == raw:
+            return known[1]
+        entry = self.terms.seals.opened(call.key, raw, call.rule.codec.decode)
+        if entry is not None and not self._keeps and len(raw) <= LARGEST_OPENED:
+            self._opened.pop(call.key, None)
+            self._opened[call.key] = raw, entry
+            if len(self._opened) > MOST_OPENED:
+                del self._opened[next(iter(self._opened))]
+        return entry
 
     @property
     def _keeps(self) -> bool:

@@ -99,7 +99,8 @@ class Side:
             counts.errors += 1
         else:
             counts.hits_shared += 1
-            self.due(call, held, now)
+            if now >= held.refresh_at:
+                self.due(call, held, now)
         held.hits += 1
         if held.error is not None:
             raise held.error

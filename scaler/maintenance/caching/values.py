@@ -143,7 +143,7 @@ class Seals:
 
     def _seal(self, secret: int, key: str, head: bytes, body: bytes) -> bytes:
         name = key.encode()
-        sealed = b"".join((len(name).to_bytes(4), name, head, body))
+        sealed = b"%d:%b%b%b" % (len(name), name, head, body)
         return blake2b(sealed, digest_size=16, key=self._keys[secret]).digest()
 
 
