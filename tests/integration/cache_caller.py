@@ -6,6 +6,7 @@ fails. Prints how many callers had an answer, and how many an error.
 
 import asyncio
 import sys
+from datetime import timedelta
 
 from redis.asyncio import Redis
 
@@ -14,7 +15,7 @@ from scaler.maintenance.cache import CacheManager
 
 async def main(url: str, callers: int, seconds: float, kind: str) -> None:
     counting = Redis.from_url(url)
-    cache = CacheManager(url, namespace="many")
+    cache = CacheManager(url, namespace="many", budget=timedelta(seconds=5))
 
     @cache.cached(ttl="1m", errors="10s", name="slow", version="1")
     async def slow(key: str) -> str:

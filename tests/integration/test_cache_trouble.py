@@ -145,14 +145,16 @@ async def test_a_lease_that_was_asked_for_in_vain_is_given_back(
 
 
 async def test_scripts_that_redis_has_forgotten_are_given_again(
-    server: RedisServer, cache: CacheManager
+    server: RedisServer,
 ) -> None:
+    cache = CacheManager(server.url, namespace="t", budget=timedelta(seconds=5))
     calls = Calls(cache)
     await asyncio.gather(*[calls.one(key) for key in range(20)])
     server.ask("SCRIPT", "FLUSH")
     await asyncio.gather(*[calls.one(key) for key in range(20, 40)])
     assert (calls.made, calls.count, calls.errors) == (40, 40, 0)
     assert not server.ask("KEYS", "*:lease").split()
+    await cache.aclose()
 
 
 async def test_an_event_loop_that_was_busy_itself_says_nothing_about_redis(
