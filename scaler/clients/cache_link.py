@@ -8,6 +8,7 @@ answer, so an outage costs its first callers the budget and everybody after them
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
+from functools import partial
 from hashlib import sha1
 from random import Random
 from typing import Any, Final, TypeVar
@@ -102,8 +103,6 @@ class Link:
         self._direct = True
         try:
             answer: bytes | None = await self._read("GET", key)
-        except Unavailable as error:
-            raise self._forbidden(error) from error
         finally:
             self._direct = False
         return answer
@@ -114,11 +113,15 @@ class Link:
 
     async def ask(self, *words: str | bytes | float) -> Any:
         """What a command answers. Raises Unavailable, within the budget."""
+        return await self._answered(lambda: self._client.execute_command(*words))
+
+    async def _answered(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What the server answers to one request. Raises Unavailable, within the budget."""
         if not self.up:
             raise Unavailable(self._why)
         try:
             async with asyncio.timeout(self._budget_s) as limit:
-                answer = await self._client.execute_command(*words)
+                answer = await work()
         except LOST as error:
             raise self._failed(error, limit) from error
         self._silent = 0
@@ -165,28 +168,14 @@ class Link:
 
     async def unlink(self, keys: Sequence[str]) -> int:
         """How many of these keys there were. Raises Unavailable."""
-        if not keys:
-            return 0
-        if not self.up:
-            raise Unavailable(self._why)
-        try:
-            async with asyncio.timeout(self._budget_s) as limit:
-                return int(await self._client.unlink(*keys))
-        except LOST as error:
-            raise self._failed(error, limit) from error
+        return int(await self._answered(lambda: self._client.unlink(*keys))) if keys else 0
 
     async def scan(self, pattern: str, count: int) -> AsyncIterator[list[str]]:
         """The keys that match, a few at a time. Raises Unavailable."""
         found = aiter(self._client.scan_iter(match=pattern, count=count))
         some: list[str] = []
-        while True:
-            try:
-                async with asyncio.timeout(self._budget_s) as limit:
-                    some.append((await anext(found)).decode(errors="replace"))
-            except StopAsyncIteration:
-                break
-            except LOST as error:
-                raise self._failed(error, limit) from error
+        while (key := await self._answered(lambda: anext(found, None))) is not None:
+            some.append(key.decode(errors="replace"))
             if len(some) >= count:
                 yield some
                 some = []
@@ -214,9 +203,9 @@ class Link:
         keys = list(dict.fromkeys([key for key, _ in some]))
         try:
             async with self._room:
-                answers = await self._mget(keys)
+                answers: Sequence[bytes | None] = await self._read("MGET", *keys)
         except Unavailable as error:
-            _failed(some, error)
+            _give_up(some, error)
             return
         if len(keys) < len(some):
             known = dict(zip(keys, answers, strict=True))
@@ -225,41 +214,34 @@ class Link:
             if not future.done():
                 future.set_result(answer)
 
-    async def _mget(self, keys: list[str]) -> Sequence[bytes | None]:
+    async def _read(self, command: str, *keys: str) -> Any:
+        """What GET or MGET answers. Raises Unavailable.
+
+        On a connection that only reads: the way through the pool costs as much as the rest.
+        """
+        if not self._cluster:
+            work: Callable[[], Awaitable[Any]] = partial(self._wired, command, *keys)
+        elif command == "MGET":
+            work = partial(self._client.mget_nonatomic, keys)  # type: ignore[union-attr]
+        else:
+            work = partial(self._client.execute_command, command, *keys)
         try:
-            if not self._cluster:
-                answers: Sequence[bytes | None] = await self._read("MGET", *keys)
-                return answers
-            async with asyncio.timeout(self._budget_s) as limit:
-                found: Sequence[bytes | None] = await self._client.mget_nonatomic(keys)  # type: ignore[union-attr]
-        except LOST as error:
-            raise self._failed(error, limit) from error
+            return await self._answered(work)
         except Unavailable as error:
             raise self._forbidden(error) from error
-        return found
 
-    async def _read(self, *words: str) -> Any:
-        """On a connection that only reads: the way through the pool costs as much as the rest."""
-        if self._cluster:
-            return await self.ask(*words)
-        if not self.up:
-            raise Unavailable(self._why)
+    async def _wired(self, *words: str) -> Any:
         used = bool(self._wires)
         wire = self._wires.pop() if used else self._another()
         try:
-            async with asyncio.timeout(self._budget_s) as limit:
-                try:
-                    answer = await _answered(wire, words)
-                except exceptions.ConnectionError:
-                    if not used:
-                        raise
-                    answer = await _answered(wire, words)  # the server had closed it meanwhile
-        except LOST as error:
-            raise self._failed(error, limit) from error
+            try:
+                return await _asked(wire, words)
+            except exceptions.ConnectionError:
+                if not used:
+                    raise
+                return await _asked(wire, words)  # the server had closed it meanwhile
         finally:
             self._wires.append(wire)
-        self._silent = 0
-        return answer
 
     def _another(self) -> AbstractConnection:
         wire = opened(self._client)
@@ -306,7 +288,7 @@ class Link:
         self.up, self._why, self._lost_at = False, why, self._clock.monotonic()
         log.warning("cache.lost", because=why)
         pending, self._pending = self._pending, []
-        _failed(pending, Unavailable(why))
+        _give_up(pending, Unavailable(why))
         self._background(self._probe())
 
     async def _probe(self) -> None:
@@ -340,7 +322,7 @@ class Link:
         await self._client.aclose()
 
 
-def _failed(some: _Pending, error: Unavailable) -> None:
+def _give_up(some: _Pending, error: Unavailable) -> None:
     for _, future in some:
         if not future.done():
             future.set_exception(error)
@@ -353,7 +335,7 @@ def opened(client: Client, **settings: Any) -> AbstractConnection:
     return made
 
 
-async def _answered(wire: AbstractConnection, words: Sequence[str]) -> Any:
+async def _asked(wire: AbstractConnection, words: Sequence[str]) -> Any:
     if not wire.is_connected:
         await wire.connect()  # type: ignore[no-untyped-call]  # by itself it does not ask Sentinel
     await wire.send_command(*words, check_health=False)

@@ -169,15 +169,12 @@ class CacheManager:
             side = self._here()
             held = side.local.held.get(key)
             if held is not None and (now := side.time()) < held.fresh_until:
-                held.hits += 1
                 held.again = True
                 counts.hits_local += 1
                 if now >= held.refresh_at:
                     run = partial(function, *args, **named)
                     side.due(Call(key, rule, held.tags, run, run), held, now)
-                if held.error is not None:
-                    raise held.error
-                return held.value
+                return held.taken()
             run = partial(function, *args, **named)
             return await side.fetch(
                 Call(key, rule, self._tags(rule, tagged, args, named), run, run)
@@ -199,15 +196,12 @@ class CacheManager:
             side = self._sides.get(loop) if loop is not None else None
             held = side.local.held.get(key) if side is not None else None
             if side is not None and held is not None and (now := side.time()) < held.fresh_until:
-                held.hits += 1
                 held.again = True
                 counts.hits_local += 1
                 if now >= held.refresh_at and loop is not None:
                     due = Call(key, rule, held.tags, again, again)
                     loop.call_soon_threadsafe(side.due, due, held, now)
-                if held.error is not None:
-                    raise held.error
-                return held.value
+                return held.taken()
             tags = self._tags(rule, tagged, args, named)
 
             async def fetch(handed: Callable[[], Awaitable[Any]]) -> Any:
@@ -269,19 +263,21 @@ class CacheManager:
         early: bool = True,
     ) -> T:
         """What is kept under `key`, else what `backend` answers, for all who ask meanwhile."""
-        rule = self._by_hand_rule(ttl, stale=stale, missing=missing, errors=errors, early=early)
         name = self._by_hand(key)
+
+        def call() -> Call:
+            rule = self._by_hand_rule(ttl, stale=stale, missing=missing, errors=errors, early=early)
+            return Call(name, rule, self._tag_keys(tags), backend, backend)
+
         side = self._here()
         held = side.local.held.get(name)
-        if held is not None and side.time() < held.fresh_until:
-            held.hits += 1
+        if held is not None and (now := side.time()) < held.fresh_until:
             held.again = True
-            rule.counts.hits_local += 1
-            side.due(Call(name, rule, held.tags, backend, backend), held, side.time())
-            if held.error is not None:
-                raise held.error
-            return held.value  # type: ignore[no-any-return]
-        return await side.fetch(Call(name, rule, self._tag_keys(tags), backend, backend))  # type: ignore[no-any-return]
+            self._plain.counts.hits_local += 1
+            if now >= held.refresh_at:
+                side.due(call(), held, now)
+            return held.taken()  # type: ignore[no-any-return]
+        return await side.fetch(call())  # type: ignore[no-any-return]
 
     async def get(self, key: str, default: Any = None, *, tags: Sequence[str] = ()) -> Any:
         """What was set under `key` with these tags, or `default`; also when Redis is away."""

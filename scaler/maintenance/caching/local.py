@@ -30,6 +30,13 @@ class Held:
     told: int = 0  # of the hits, to the other processes
     again: bool = False  # hit since the hand of the clock came by
 
+    def taken(self) -> Any:
+        """The value for one more caller, or the failure raised."""
+        self.hits += 1
+        if self.error is not None:
+            raise self.error
+        return self.value
+
 
 class Local:
     """Second chance: what was hit since the last round stays, of the rest the oldest goes."""

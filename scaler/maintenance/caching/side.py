@@ -83,10 +83,7 @@ class Side:
     def _served_stale(self, call: Call, held: Held) -> Any:
         self._flights.refresh(call, held.seal)
         call.rule.counts.stale += 1
-        held.hits += 1
-        if held.error is not None:
-            raise held.error
-        return held.value
+        return held.taken()
 
     def _served(self, call: Call, held: Held, kind: Kind) -> Any:
         """What the shared cache had; it is not kept here when it changed while it was read."""
@@ -101,10 +98,7 @@ class Side:
             counts.hits_shared += 1
             if now >= held.refresh_at:
                 self.due(call, held, now)
-        held.hits += 1
-        if held.error is not None:
-            raise held.error
-        return held.value
+        return held.taken()
 
     def due(self, call: Call, held: Held, now: float) -> None:
         """Refresh early: hot keys at a fixed moment, others by chance the likelier the later.
