@@ -108,7 +108,7 @@ def open_caches(
 
     return tuple(
         CacheJob(rules, clock, note=note, leads=leads, act=settings.act, wrap=wrap)
-        for rules in load_caches(settings.caches).caches.values()
+        for rules in load_caches(settings.caches).rules.values()
     )
 
 
@@ -137,7 +137,7 @@ def open_partitions(
         ) from None
     return tuple(
         PartitionJob(rules, clock, note=note, leads=leads, act=settings.act, wrap=wrap, hold=hold)
-        for rules in load_partitions(settings.partitions).databases.values()
+        for rules in load_partitions(settings.partitions).rules.values()
     )
 
 

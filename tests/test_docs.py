@@ -98,15 +98,15 @@ def test_a_policy_in_a_document_is_valid(path: Path, text: str, tmp_path: Path) 
     file = tmp_path / f"{path.stem}.yaml"
     file.write_text(text)
     if re.search("^caches:$", text, re.MULTILINE):
-        assert load_caches(file).caches
+        assert load_caches(file).rules
     elif re.search("^databases:$", text, re.MULTILINE):
-        assert load_partitions(file).databases
+        assert load_partitions(file).rules
     else:
         assert policyfile.load([file]).insist()
 
 
 def test_the_partitions_of_the_example_are_valid() -> None:
-    assert load_partitions(Path("config/partitions.yaml")).databases
+    assert load_partitions(Path("config/partitions.yaml")).rules
 
 
 def test_the_caches_of_the_example_are_those_of_the_document() -> None:

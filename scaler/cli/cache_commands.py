@@ -9,7 +9,8 @@ import click
 from scaler.cli.group import CHANGES, FAILED, errors, group, output, settings_of
 
 if TYPE_CHECKING:
-    from scaler.maintenance.cache_file import Caches
+    from scaler.maintenance.cache_rules import Cache
+    from scaler.maintenance.named_file import Named
 
 DEFAULT_FILE: Final = Path("config/caches.yaml")
 
@@ -30,7 +31,7 @@ def _of_caches(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("name", required=False)(file(output(click.pass_context(function))))
 
 
-def _caches(context: click.Context, file: Path | None) -> "Caches":
+def _caches(context: click.Context, file: Path | None) -> "Named[Cache]":
     from scaler.maintenance.cache_file import load_caches  # noqa: PLC0415 - start-up time
 
     return load_caches(file or settings_of(context).caches or DEFAULT_FILE)

@@ -11,7 +11,8 @@ from scaler.cli.group import CHANGES, FAILED, errors, group, output, settings_of
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from scaler.maintenance.partition_file import Partitions
+    from scaler.maintenance.named_file import Named
+    from scaler.maintenance.partition_rules import Database
 
 DEFAULT_FILE: Final = Path("config/partitions.yaml")
 
@@ -32,7 +33,7 @@ def _of_databases(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("name", required=False)(file(output(click.pass_context(function))))
 
 
-def _databases(context: click.Context, file: Path | None) -> "Partitions":
+def _databases(context: click.Context, file: Path | None) -> "Named[Database]":
     from scaler.maintenance.partition_file import load_partitions  # noqa: PLC0415 - start-up time
 
     return load_partitions(file or settings_of(context).partitions or DEFAULT_FILE)

@@ -31,7 +31,7 @@ def chosen(path: Path, name: str) -> Found:
     whole = name if "." in name else f"public.{name}"
     found = [
         (database, one)
-        for database in load_partitions(path).databases.values()
+        for database in load_partitions(path).rules.values()
         for one in database.partitions
         if one.table == whole
     ]

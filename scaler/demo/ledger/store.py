@@ -202,7 +202,7 @@ class PostgresStore:
         `split` also moves the history into months; else it is one partition until then.
         """
         database = Postgres(self._dsn, name="scaler convert")
-        (wish,) = load_partitions(PARTITIONS).databases["ledger"].partitions
+        (wish,) = load_partitions(PARTITIONS).rules["ledger"].partitions
         try:
             await Conversion(database, wish).run(Stage.VERIFIED if split else Stage.LIVE)
         finally:

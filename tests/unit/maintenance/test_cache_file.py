@@ -7,12 +7,14 @@ import pytest
 
 from scaler.errors import ConfigError
 from scaler.located import InvalidFiles
-from scaler.maintenance.cache_file import Caches, load_caches
+from scaler.maintenance.cache_file import load_caches
+from scaler.maintenance.cache_rules import Cache
+from scaler.maintenance.named_file import Named
 
 SMALLEST = "caches: {ledger: {url: 'redis://localhost:6379/0', prefixes: ['ledger:']}}\n"
 
 
-def loaded(folder: Path, text: str) -> Caches:
+def loaded(folder: Path, text: str) -> Named[Cache]:
     file = folder / "caches.yaml"
     file.write_text(text)
     return load_caches(file)
@@ -26,7 +28,7 @@ def with_field(written: str) -> str:
 
 
 def test_what_is_not_written_has_a_default(tmp_path: Path) -> None:
-    cache = loaded(tmp_path, SMALLEST).caches["ledger"]
+    cache = loaded(tmp_path, SMALLEST).rules["ledger"]
     assert (cache.name, cache.prefixes) == ("ledger", ("ledger:",))
     assert (cache.every, cache.full_lap) == (timedelta(minutes=1), timedelta(days=1))
     assert cache.budget.server == pytest.approx(0.05)
@@ -42,7 +44,7 @@ def test_everything_can_be_written(tmp_path: Path) -> None:
             "    budget: {server: 10%, step: 2ms, unlink: 50 per 1s, keys: 7, bytes: 1MB}\n"
             "    act: {dead_versions: on, idle: off, missing_ttl: 1d}"
         ),
-    ).caches["ledger"]
+    ).rules["ledger"]
     assert cache.find.big == 2_000_000
     assert (cache.budget.unlink.count, cache.budget.keys) == (50, 7)
     assert (cache.act.dead_versions, cache.act.idle) == (True, False)
@@ -108,7 +110,7 @@ def test_a_password_is_in_no_message(tmp_path: Path, text: str) -> None:
 
 
 def test_a_password_is_not_shown_with_the_rules(tmp_path: Path) -> None:
-    cache = loaded(tmp_path, SMALLEST.replace("//", "//:sesame@")).caches["ledger"]
+    cache = loaded(tmp_path, SMALLEST.replace("//", "//:sesame@")).rules["ledger"]
     assert "sesame" not in repr(cache)
     assert cache.address() == "redis://:sesame@localhost:6379/0"
 
@@ -116,7 +118,7 @@ def test_a_password_is_not_shown_with_the_rules(tmp_path: Path) -> None:
 def test_the_address_may_come_from_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = loaded(tmp_path, "caches: {a: {url_env: A_REDIS, prefixes: ['a']}}").caches["a"]
+    cache = loaded(tmp_path, "caches: {a: {url_env: A_REDIS, prefixes: ['a']}}").rules["a"]
     monkeypatch.delenv("A_REDIS", raising=False)
     with pytest.raises(ConfigError, match="A_REDIS is not set; set A_REDIS=redis"):
         cache.address()

@@ -53,7 +53,7 @@ def test_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_least(tmp_path: Path) -> None:
     text = "databases: {x: {dsn: service=x, partitions: [{table: a.b, by: at, every: day}]}}"
     (tmp_path / "p.yaml").write_text(text)
-    one = load_partitions(tmp_path / "p.yaml").databases["x"].partitions[0]
+    one = load_partitions(tmp_path / "p.yaml").rules["x"].partitions[0]
     assert (one.ahead, one.keep, one.expire.drop_after, one.default) == (3, None, None, "none")
     assert (one.schema_name, one.table_name) == ("a", "b")
 
