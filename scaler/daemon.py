@@ -37,6 +37,7 @@ from scaler.errors import Refused, Unavailable
 from scaler.installed import Installed, Upkeep, open_lease, open_peers, open_store, open_upkeep
 from scaler.interfaces import Context, Lease, Store
 from scaler.located import Problem
+from scaler.maintenance.duty import Duty
 from scaler.policybook import PolicyBook
 from scaler.settings import Settings
 
@@ -116,7 +117,7 @@ class Daemon:
             ConfigError: a policy file, or that of caches or partitions, is invalid.
         """
         (await self._book.read()).insist()
-        self.upkeep = self._opened_upkeep()
+        self.upkeep = open_upkeep(self.settings, self.clock, self._duty())
         await self.manager.load(await self._remembered())
         await self.manager.apply(self._book.policies)
         mode = "" if self.settings.act else ", observing only"
@@ -125,11 +126,11 @@ class Daemon:
         self.note(Kind.STARTED, f"scaler {version('scaler')} started{mode}: {names}")
         self._say_what_is_wrong()
 
-    def _opened_upkeep(self) -> Upkeep:
-        return open_upkeep(
-            self.settings,
-            self.clock,
+    def _duty(self) -> Duty:
+        """What jobs beside the targets are given."""
+        return Duty(
             note=self._noticed,
+            act=self.settings.act,
             leads=self._leads,
             wrap=lambda step: guarded(step, self._broken),
             hold=lambda names: status.unsettled(self.manager.watched, names),

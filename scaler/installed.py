@@ -1,6 +1,5 @@
 """What is installed, opened when it is first needed: adapters, the store and the lease."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,13 +23,14 @@ from scaler.interfaces import (
     Provider,
     Store,
 )
+from scaler.maintenance.duty import Duty
 from scaler.probes import open_probe
 from scaler.settings import Settings
 from scaler.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from scaler.clients.peers import Peers
-    from scaler.maintenance.cache_job import CacheJob, Note
+    from scaler.maintenance.cache_job import CacheJob
     from scaler.maintenance.partition_job import PartitionJob
 
 
@@ -88,44 +88,26 @@ def open_store(settings: Settings) -> Store:
     return SqliteStore(settings.state_dir / "scaler.db")
 
 
-def open_caches(
-    settings: Settings,
-    clock: Clock,
-    *,
-    note: "Note",
-    leads: Callable[[], bool],
-    wrap: Callable[[Awaitable[None]], Awaitable[None]],
-) -> "tuple[CacheJob, ...]":
-    """What keeps caches healthy, one for each; none when the settings name no file of them.
+def open_upkeep(settings: Settings, clock: Clock, duty: Duty) -> Upkeep:
+    """Whatever is kept healthy beside the targets, as far as the settings name a file of it.
 
     Raises:
-        ConfigError: the file is invalid, or an address cannot be used.
+        ConfigError: a file is invalid, an address cannot be used, or an extra is not installed.
     """
+    return Upkeep(_caches(settings, clock, duty), _partitions(settings, clock, duty))
+
+
+def _caches(settings: Settings, clock: Clock, duty: Duty) -> "tuple[CacheJob, ...]":
     if settings.caches is None:
         return ()
     from scaler.maintenance.cache_file import load_caches  # noqa: PLC0415 - only where it is used
     from scaler.maintenance.cache_job import CacheJob  # noqa: PLC0415
 
-    return tuple(
-        CacheJob(rules, clock, note=note, leads=leads, act=settings.act, wrap=wrap)
-        for rules in load_caches(settings.caches).rules.values()
-    )
+    found = load_caches(settings.caches).rules.values()
+    return tuple(CacheJob(rules, clock, duty) for rules in found)
 
 
-def open_partitions(
-    settings: Settings,
-    clock: Clock,
-    *,
-    note: "Note",
-    leads: Callable[[], bool],
-    wrap: Callable[[Awaitable[None]], Awaitable[None]],
-    hold: Callable[[tuple[str, ...]], str],
-) -> "tuple[PartitionJob, ...]":
-    """What keeps partition sets in order, one for each database that the settings' file names.
-
-    Raises:
-        ConfigError: the file is invalid, an address cannot be used, or the extra is not installed.
-    """
+def _partitions(settings: Settings, clock: Clock, duty: Duty) -> "tuple[PartitionJob, ...]":
     if settings.partitions is None:
         return ()
     try:
@@ -135,30 +117,8 @@ def open_partitions(
         raise ConfigError(
             f"partitions: {error.name} is not installed; pip install 'scaler[postgres]'"
         ) from None
-    return tuple(
-        PartitionJob(rules, clock, note=note, leads=leads, act=settings.act, wrap=wrap, hold=hold)
-        for rules in load_partitions(settings.partitions).rules.values()
-    )
-
-
-def open_upkeep(
-    settings: Settings,
-    clock: Clock,
-    *,
-    note: "Note",
-    leads: Callable[[], bool],
-    wrap: Callable[[Awaitable[None]], Awaitable[None]],
-    hold: Callable[[tuple[str, ...]], str],
-) -> Upkeep:
-    """Whatever is kept healthy beside the targets.
-
-    Raises:
-        ConfigError: a file of theirs is invalid, or an address cannot be used.
-    """
-    return Upkeep(
-        open_caches(settings, clock, note=note, leads=leads, wrap=wrap),
-        open_partitions(settings, clock, note=note, leads=leads, wrap=wrap, hold=hold),
-    )
+    found = load_partitions(settings.partitions).rules.values()
+    return tuple(PartitionJob(rules, clock, duty) for rules in found)
 
 
 def open_lease(settings: Settings, context: Context) -> Lease | None:

@@ -73,7 +73,7 @@ def text(
 def _of_caches(caches: Sequence["CacheJob"]) -> Iterator[str]:
     """What the processes that use a cache say, added up, and what was found in it."""
     functions = [
-        ({"cache": it.name.removeprefix("cache "), "function": name}, stats)
+        ({"cache": it.cache, "function": name}, stats)
         for it in caches
         for name, stats in it.statistics.functions.items()
     ]
@@ -85,7 +85,7 @@ def _of_caches(caches: Sequence["CacheJob"]) -> Iterator[str]:
     for field, (name, words) in CACHE.items():
         yield from _family(name, words, [(at, getattr(stats, field)) for at, stats in functions])
     found = [
-        ({"cache": it.name.removeprefix("cache "), "kind": kind}, count)
+        ({"cache": it.cache, "kind": kind}, count)
         for it in caches
         for kind, count in it.findings.items()
     ]

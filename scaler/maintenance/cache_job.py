@@ -1,14 +1,13 @@
 """The daemon's part: a cache is looked at again and again, and what is new is said once.
 
 Each step looks at a sample; once per `full_lap` it looks at every key, and there acts as the rules
-allow. A step that is due while one is under way is left out, so there is never a queue.
+allow.
 """
 
-import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final
 
 from scaler.clients.redis_scan import CacheServer
 from scaler.clock import Clock
@@ -17,6 +16,7 @@ from scaler.maintenance.cache_audit import CacheAudit, Done, Outcome
 from scaler.maintenance.cache_plan import Finding, Found, SetTtl
 from scaler.maintenance.cache_reports import Statistics, add_up
 from scaler.maintenance.cache_rules import Cache
+from scaler.maintenance.duty import Duty, Steps
 
 MOST_SAID: Final = 3  # findings of one kind that are said one by one
 OF_KEYS: Final = frozenset(  # a sample may miss them, so only a look at every key ends them
@@ -24,12 +24,6 @@ OF_KEYS: Final = frozenset(  # a sample may miss them, so only a look at every k
 )
 LOOKS: Final = 3  # without it, before a finding about the server is gone
 LOOKS_SLOW: Final = 60  # the same for slow commands, which come and go
-
-
-class Note(Protocol):
-    """Takes what is to be written into the journal."""
-
-    def __call__(self, summary: str, *, ok: bool, data: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(slots=True)
@@ -77,41 +71,29 @@ def _patience(kind: Found) -> int:
 class CacheJob:
     """One cache, for as long as the daemon lives."""
 
-    def __init__(
-        self,
-        rules: Cache,
-        clock: Clock,
-        *,
-        note: Note,
-        leads: Callable[[], bool],
-        act: bool,
-        wrap: Callable[[Awaitable[None]], Awaitable[None]],
-    ) -> None:
-        """`leads`: whether this daemon may act now; `wrap` takes care of our own defects.
-
-        Raises:
-            ConfigError: the address cannot be used.
-        """
+    def __init__(self, rules: Cache, clock: Clock, duty: Duty) -> None:
+        """Raises ConfigError: the address cannot be used."""
+        self.cache = rules.name
         self.name = f"cache {rules.name}"
         self.every = rules.every
-        self.trouble = ""  # why it could not be looked at, the last time
         self.statistics = Statistics()  # of the processes that use it
         self._rules = rules
         self._clock = clock
-        self._note = note
-        self._leads = leads
-        self._act = act
-        self._wrap = wrap
+        self._duty = duty
+        self._steps = Steps(self.name, duty)
         self._server = CacheServer(rules.address())
-        self._audit = CacheAudit(rules, self._server, clock, may_act=leads)
+        self._audit = CacheAudit(rules, self._server, clock, may_act=duty.leads)
         self._findings = Findings()
         self._full_due = clock.monotonic() + rules.every  # the first look is a quick one
-        self._task: asyncio.Future[None] | None = None
+
+    @property
+    def trouble(self) -> str:
+        """Why it could not be looked at, the last time."""
+        return self._steps.trouble
 
     def start_soon(self) -> None:
         """Begin a step, unless one is under way."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.ensure_future(self._wrap(self.step()))
+        self._steps.start_soon(self.step)
 
     async def step(self) -> None:
         """One look, what is new in it, and what follows."""
@@ -121,14 +103,9 @@ class CacheJob:
             texts = [text for prefix in prefixes for text in await self._server.stats(prefix)]
             self.statistics = add_up(texts)
         except ScalerError as error:
-            said = str(error)
-            if said != self.trouble:
-                self._say(f"{said}; it is looked at again in time", ok=False)
-            self.trouble = said
+            self._steps.failed(error, "it is looked at again in time")
             return
-        if self.trouble:
-            self.trouble = ""
-            self._say("answers again")
+        self._steps.made()
         self._tell(outcome)
 
     @property
@@ -137,9 +114,9 @@ class CacheJob:
         return self._findings.counts()
 
     async def _look(self) -> Outcome:
-        if self._clock.monotonic() < self._full_due or not self._leads():
+        if self._clock.monotonic() < self._full_due or not self._duty.leads():
             return await self._audit.sample()
-        outcome = await self._audit.run(act=self._act and self._rules.act.anything)
+        outcome = await self._audit.run(act=self._duty.act and self._rules.act.anything)
         if outcome.whole:
             self._full_due = self._clock.monotonic() + self._rules.full_lap
         return outcome
@@ -153,27 +130,22 @@ class CacheJob:
             )
         for done in outcome.done:
             if done.keys or done.ended:
-                self._say(_words(done), data={"names": list(done.names), "bytes": done.bytes})
+                self._steps.say(_words(done), data={"names": list(done.names), "bytes": done.bytes})
         if outcome.stopped:
-            self._say(f"the look was ended early: {outcome.stopped}", ok=False)
+            self._steps.say(f"the look was ended early: {outcome.stopped}", ok=False)
 
     def _say_some(
         self, findings: list[Finding], words: Callable[[Finding], str], *, ok: bool = True
     ) -> None:
         for finding in findings[:MOST_SAID]:
-            self._say(words(finding), ok=ok)
+            self._steps.say(words(finding), ok=ok)
         if (more := len(findings) - MOST_SAID) > 0:
             remedy = f"see scaler cache plan {self._rules.name}"
-            self._say(f"{more} more of {findings[0].kind}; {remedy}", ok=ok)
-
-    def _say(self, text: str, *, ok: bool = True, data: Mapping[str, Any] | None = None) -> None:
-        self._note(f"{self.name}: {text}", ok=ok, data=data or {})
+            self._steps.say(f"{more} more of {findings[0].kind}; {remedy}", ok=ok)
 
     async def aclose(self) -> None:
         """End what is under way; what is done is done, and the next start begins anew."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._steps.aclose()
         await self._server.aclose()
 
 

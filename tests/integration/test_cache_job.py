@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from scaler.maintenance.cache_job import MOST_SAID, CacheJob
+from scaler.maintenance.duty import Duty
 from tests.integration.caches import DEAD, HastyClock, plant, rules
 from tests.integration.redises import RedisServer, insist_on_redis
 from tests.integration.running import Running, until
@@ -49,9 +50,14 @@ class Watched:
         self.clock = HastyClock()
         of = {"every": "1s", "full_lap": "1s"}
         cache = rules(redis.url, act=ACT, **of)
-        self.job = CacheJob(
-            cache, self.clock, note=self.note, leads=lambda: self.leads, act=act, wrap=plainly
+        duty = Duty(
+            note=self.note,
+            act=act,
+            leads=lambda: self.leads,
+            wrap=plainly,
+            hold=lambda _: "",
         )
+        self.job = CacheJob(cache, self.clock, duty)
 
     def note(self, summary: str, *, ok: bool, data: Mapping[str, Any]) -> None:
         self.said.append(summary)
