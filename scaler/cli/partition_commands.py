@@ -1,6 +1,7 @@
 """`scaler partitions`: how partition sets stand, what a run would do, and doing it."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,14 +24,17 @@ partitions = group(
 )
 
 
+in_file = click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The databases; those of the settings, else config/partitions.yaml.",
+)
+
+
 def _of_databases(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which databases are meant, and how the result is printed."""
-    file = click.option(
-        "--file",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="The databases; those of the settings, else config/partitions.yaml.",
-    )
-    return click.argument("name", required=False)(file(output(click.pass_context(function))))
+    chosen = in_file(output(click.pass_context(function)))
+    return click.argument("name", required=False)(chosen)
 
 
 def _databases(context: click.Context, file: Path | None) -> "Named[Database]":
@@ -39,8 +43,8 @@ def _databases(context: click.Context, file: Path | None) -> "Named[Database]":
     return load_partitions(file or settings_of(context).partitions or DEFAULT_FILE)
 
 
-def _sets() -> "ModuleType":
-    """What does the work.
+def working(module: str) -> "ModuleType":
+    """The module of this package that does the work.
 
     Raises:
         ConfigError: the library for PostgreSQL is not installed.
@@ -48,12 +52,15 @@ def _sets() -> "ModuleType":
     from scaler.errors import ConfigError  # noqa: PLC0415 - start-up time
 
     try:
-        from scaler.cli import partition_sets  # noqa: PLC0415 - start-up time
+        return import_module(f"scaler.cli.{module}")
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{error.name} is not installed; pip install 'scaler[postgres]'"
         ) from None
-    return partition_sets
+
+
+def _sets() -> "ModuleType":
+    return working("partition_sets")
 
 
 @partitions.command(epilog="scaler partitions status\nscaler partitions status ledger --json")

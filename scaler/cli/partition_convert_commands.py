@@ -1,15 +1,11 @@
 """`scaler partitions convert`: a live table becomes partitioned, step by step."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from scaler.cli.group import errors, output, settings_of
-from scaler.cli.partition_commands import DEFAULT_FILE, partitions
-
-if TYPE_CHECKING:
-    from types import ModuleType
+from scaler.cli.partition_commands import DEFAULT_FILE, in_file, partitions, working
 
 EXAMPLES = (
     "scaler partitions convert transactions\n"
@@ -19,30 +15,9 @@ EXAMPLES = (
 )
 
 
-def _conversions() -> "ModuleType":
-    """What does the work.
-
-    Raises:
-        ConfigError: the library for PostgreSQL is not installed.
-    """
-    from scaler.errors import ConfigError  # noqa: PLC0415 - start-up time
-
-    try:
-        from scaler.cli import partition_conversions  # noqa: PLC0415 - start-up time
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"{error.name} is not installed; pip install 'scaler[postgres]'"
-        ) from None
-    return partition_conversions
-
-
 @partitions.command(epilog=EXAMPLES)
 @click.argument("table")
-@click.option(
-    "--file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The databases; those of the settings, else config/partitions.yaml.",
-)
+@in_file
 @click.option(
     "--until",
     type=click.Choice(["live", "split", "verified"]),
@@ -73,7 +48,7 @@ def convert(
     --drop-old.
     """
     with errors():
-        work = _conversions()
+        work = working("partition_conversions")
         path = file or settings_of(context).partitions or DEFAULT_FILE
         found = work.chosen(path, table)
         raise SystemExit(work.convert(found, action or "run", until, form, yes=yes))

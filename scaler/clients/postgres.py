@@ -101,6 +101,23 @@ def written(statement: Statement) -> str:
     return statement if isinstance(statement, str) else statement.as_string(None)
 
 
+def understood(dsn: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The parts of an address, and which of them no message may show.
+
+    Raises:
+        ConfigError: it cannot be read; the message does not show it.
+    """
+    try:
+        parts = conninfo.conninfo_to_dict(dsn)
+    except psycopg.Error:
+        raise ConfigError(
+            "the address of PostgreSQL cannot be read; write it like "
+            "postgresql://user@host:5432/database"
+        ) from None
+    password = parts.get("password")
+    return parts, (str(password),) if password else ()
+
+
 class Handle:
     """Statements on one connection."""
 
@@ -156,16 +173,8 @@ class Postgres:
         Raises:
             ConfigError: it is neither; the message does not show it.
         """
-        try:
-            self._parts = conninfo.conninfo_to_dict(dsn)
-        except psycopg.Error:
-            raise ConfigError(
-                "the address of PostgreSQL cannot be read; write it like "
-                "postgresql://user@host:5432/database"
-            ) from None
+        self._parts, self._secrets = understood(dsn)
         self._name = name
-        password = self._parts.get("password")
-        self._secrets = (str(password),) if password else ()
         self._connection: psycopg.AsyncConnection[Row] | None = None
         self.connections = 0
         self.notices: deque[str] = deque(maxlen=MOST_NOTICES)

@@ -3,14 +3,15 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import psycopg
-from psycopg import conninfo
 from psycopg_pool import AsyncConnectionPool
 
-from scaler.clients.postgres import DEADLINE, Handle, Row, Statement, translated
-from scaler.errors import ConfigError, Unavailable
+from scaler.clients.postgres import DEADLINE, Handle, Row, Statement, translated, understood
+from scaler.errors import Unavailable
+
+if TYPE_CHECKING:
+    import psycopg
 
 PATIENCE: Final = timedelta(seconds=5)  # for a free connection
 MOST_WAITING: Final = 1000  # tasks that wait for one; more are refused at once
@@ -25,15 +26,7 @@ class Pool:
         Raises:
             ConfigError: it cannot be read; the message does not show it.
         """
-        try:
-            parts = conninfo.conninfo_to_dict(dsn)
-        except psycopg.Error:
-            raise ConfigError(
-                "the address of PostgreSQL cannot be read; write it like "
-                "postgresql://user@host:5432/database"
-            ) from None
-        password = parts.get("password")
-        self._secrets = (str(password),) if password else ()
+        parts, self._secrets = understood(dsn)
         options = f"{parts.get('options') or ''} -c datestyle=ISO -c timezone=UTC".strip()
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]] = AsyncConnectionPool(
             dsn,

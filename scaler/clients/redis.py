@@ -63,6 +63,19 @@ class _Parser(DefaultParser):  # type: ignore[misc, valid-type]  # chosen by wha
         return True
 
 
+def connected(url: str, deadline: timedelta, **more: Any) -> Connection:
+    """A client that tries once. Raises ValueError or TypeError for what is no address."""
+    seconds = deadline.total_seconds()
+    return Connection.from_url(
+        url,
+        socket_timeout=seconds,
+        socket_connect_timeout=seconds,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,  # the next one hides that a password is missing
+        **more,
+    )
+
+
 class Redis:
     """One server, connected to when it is first asked."""
 
@@ -72,17 +85,13 @@ class Redis:
         Raises:
             ConfigError: it is no such address.
         """
-        seconds = deadline.total_seconds()
         try:
-            self._connection = Connection.from_url(
+            self._connection = connected(
                 url,
-                socket_timeout=seconds,
-                socket_connect_timeout=seconds,
-                retry=Retry(NoBackoff(), 0),
+                deadline,
                 decode_responses=True,
                 encoding_errors="replace",  # names need not be text
                 parser_class=_Parser,
-                protocol=2,  # the next one hides that a password is missing
             )
             self._connection.set_response_callback("INFO", _as_it_comes)
         except ValueError as error:

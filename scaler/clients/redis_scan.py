@@ -12,11 +12,8 @@ from datetime import timedelta
 from typing import Any, Final
 
 from redis import exceptions
-from redis.asyncio import Redis as Connection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
-from scaler.clients.redis import DEADLINE, ERRORS
+from scaler.clients.redis import DEADLINE, ERRORS, connected
 from scaler.errors import ConfigError, Forbidden, ScalerError, translate
 
 MOST_VERSIONS: Final = 10_000  # on a roll; with more of them nothing is said to be known
@@ -214,15 +211,8 @@ class CacheServer:
         Raises:
             ConfigError: it is no such address.
         """
-        seconds = deadline.total_seconds()
         try:
-            self._connection: Any = Connection.from_url(
-                url,
-                socket_timeout=seconds,
-                socket_connect_timeout=seconds,
-                retry=Retry(NoBackoff(), 0),
-                protocol=2,  # the next one hides that a password is missing
-            )
+            self._connection: Any = connected(url, deadline)
         except (ValueError, TypeError):  # its message may hold a part of the password
             remedy = "write redis://HOST:PORT/DB, with / and # in a password as %2F and %23"
             raise ConfigError(f"the address of the cache cannot be used; {remedy}") from None

@@ -3,7 +3,6 @@
 The string under a field is its description. `cache_file.load_caches` reads the file.
 """
 
-import os
 import re
 from datetime import timedelta
 from typing import Annotated, Any, Final, Self
@@ -29,7 +28,7 @@ from scaler.core.units import (
     format_span,
     parse_span,
 )
-from scaler.errors import ConfigError
+from scaler.maintenance import address
 
 MOST_PREFIXES: Final = 16  # each is compared with every key
 ADDRESS: Final = re.compile(r"(redis|rediss|unix)://\S+")
@@ -157,7 +156,7 @@ class Cache(Model):
     """Filled in by the loader."""
     url: SecretStr = SecretStr("")
     """As in `redis://user:password@host:6379/0`, `rediss://...` or `unix:///run/redis.sock`."""
-    url_env: str = Field(default="", pattern=r"^$|^[A-Za-z_][A-Za-z0-9_]*$")
+    url_env: str = Field(default="", pattern=address.VARIABLE)
     """The environment variable that holds the address, in place of `url`."""
     prefixes: Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_PREFIXES)]
     """Only keys beginning with one of these are looked into or changed; `NAMESPACE:` of a cache."""
@@ -177,9 +176,7 @@ class Cache(Model):
     @field_validator("url", mode="before")
     @classmethod
     def _is_text(cls, written: Any) -> Any:
-        if isinstance(written, str | SecretStr):
-            return written
-        raise ValueError("an address is text; write it like redis://localhost:6379/0")
+        return address.as_text(written, "redis://localhost:6379/0")
 
     @field_validator("url")
     @classmethod
@@ -211,9 +208,7 @@ class Cache(Model):
 
     @model_validator(mode="after")
     def _is_somewhere(self) -> Self:
-        if bool(self.url.get_secret_value()) == bool(self.url_env):
-            found = "both url and url_env say" if self.url_env else "neither url nor url_env says"
-            raise ValueError(f"{found} where it is; write exactly one of them")
+        address.in_one_place("url", self.url, self.url_env)
         if self.full_lap < self.every:
             spans = f"{format_span(self.full_lap)} is shorter than every"
             raise Wrong(f"{spans} ({format_span(self.every)}); write a longer span", "full_lap")
@@ -227,9 +222,5 @@ class Cache(Model):
         """
         if not self.url_env:
             return self.url.get_secret_value()
-        given = os.environ.get(self.url_env, "")
-        if not ADDRESS.fullmatch(given):
-            found = "holds no address of Redis" if given else "is not set"
-            remedy = f"set {self.url_env}=redis://HOST:6379/0"
-            raise ConfigError(f"cache {self.name}: {self.url_env} {found}; {remedy}")
-        return given
+        who, example = f"cache {self.name}", "redis://HOST:6379/0"
+        return address.looked_up(who, self.url_env, example, ADDRESS.fullmatch, "Redis")

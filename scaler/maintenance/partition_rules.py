@@ -3,7 +3,6 @@
 The string under a field is its description. `partition_file.load_partitions` reads the file.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from datetime import time, timedelta
@@ -21,7 +20,7 @@ from pydantic import (
 
 from scaler.core.document import Model, Wrong, within
 from scaler.core.units import Span, Zone, parse_quantity
-from scaler.errors import ConfigError
+from scaler.maintenance import address
 from scaler.maintenance.partition_ranges import Age, Interval, KeyKind, Unit
 
 MOST_SETS: Final = 1000  # in one database
@@ -275,7 +274,7 @@ class Database(Model):
     """Filled in by the loader."""
     dsn: SecretStr = SecretStr("")
     """As in `postgresql://user:password@host:5432/database`, or `service=ledger`."""
-    dsn_env: str = Field(default="", pattern=r"^$|^[A-Za-z_][A-Za-z0-9_]*$")
+    dsn_env: str = Field(default="", pattern=address.VARIABLE)
     """The environment variable that holds the address, in place of `dsn`."""
     every: Span = timedelta(minutes=5)
     """Time between two looks of the daemon."""
@@ -287,9 +286,7 @@ class Database(Model):
     @field_validator("dsn", mode="before")
     @classmethod
     def _is_text(cls, written: Any) -> Any:
-        if isinstance(written, str | SecretStr):
-            return written
-        raise ValueError("an address is text; write it like postgresql://user@host/database")
+        return address.as_text(written, "postgresql://user@host/database")
 
     @field_validator("every")
     @classmethod
@@ -310,9 +307,7 @@ class Database(Model):
 
     @model_validator(mode="after")
     def _is_somewhere(self) -> Self:
-        if bool(self.dsn.get_secret_value()) == bool(self.dsn_env):
-            found = "both dsn and dsn_env say" if self.dsn_env else "neither dsn nor dsn_env says"
-            raise ValueError(f"{found} where it is; write exactly one of them")
+        address.in_one_place("dsn", self.dsn, self.dsn_env)
         return self
 
     def address(self) -> str:
@@ -323,8 +318,5 @@ class Database(Model):
         """
         if not self.dsn_env:
             return self.dsn.get_secret_value()
-        given = os.environ.get(self.dsn_env, "")
-        if not given:
-            remedy = f"set {self.dsn_env}=postgresql://USER@HOST:5432/DATABASE"
-            raise ConfigError(f"database {self.name}: {self.dsn_env} is not set; {remedy}")
-        return given
+        example = "postgresql://USER@HOST:5432/DATABASE"
+        return address.looked_up(f"database {self.name}", self.dsn_env, example)

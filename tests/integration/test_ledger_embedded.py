@@ -21,6 +21,7 @@ from scaler.demo.ledger.embedded import Embedded
 from scaler.demo.ledger.memory import MemoryStore
 from scaler.errors import Unsupported
 from tests.integration.ledger_client import Client
+from tests.integration.postgreses import insist_on_postgres
 from tests.integration.running import until
 
 pytestmark = pytest.mark.live
@@ -108,10 +109,7 @@ async def test_the_system_s_servers_do_when_there_are_no_wheels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(embedded, "_package", lambda _: [])
-    if embedded.postgres_binaries() is None:
-        if os.environ.get("SCALER_TEST_REQUIRE"):
-            pytest.fail("needs postgresql; .ci/run installs it")
-        pytest.skip("needs postgresql")
+    insist_on_postgres()
     servers = await Embedded().start()
     await servers.stop()
 

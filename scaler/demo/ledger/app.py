@@ -1,6 +1,5 @@
 """The ledger over HTTP, and how it starts and ends without losing a request."""
 
-import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -90,7 +89,7 @@ class Ledger:
         self.draining = True
         site, self._site = self._site, None
         if site is not None:
-            await asyncio.sleep(0)  # noqa: TID251 - one turn: who has connected is accepted
+            await self._clock.sleep(timedelta())  # one turn: who has connected is accepted
             await site.stop()
             await self._clock.sleep(farewell)
         await self._runner.cleanup()
