@@ -28,7 +28,7 @@ from scaler.loadtest.report import Report
 from scaler.loadtest.schedule import Schedule, wave
 from scaler.loadtest.tester import LoadTester
 from tests.integration.dockerd import BUSYBOX, PYTHON, Engine, busybox_files, linked
-from tests.integration.running import Running, until
+from tests.integration.running import Running, free_port, until
 
 WAVES = int(os.environ.get("SCALER_BENCH_WAVES", "3"))
 WAVE_S = float(os.environ.get("SCALER_BENCH_WAVE_S", "150"))
@@ -189,12 +189,6 @@ class Project:
 
     def end(self) -> None:
         self._end.set()
-
-
-def free_port() -> int:
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        return int(door.getsockname()[1])
 
 
 async def load(port: int) -> Report:

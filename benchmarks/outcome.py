@@ -1,5 +1,6 @@
 """What a benchmark has found."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,3 +17,9 @@ class Outcome:
         written = f">= {least:g}" if least else f"<= {most:g}"
         holds = value >= least if least else value <= most
         self.goals.append({"name": name, "goal": written, "value": value, "holds": holds})
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The nearest rank; 0 when there are none."""
+    ranked = sorted(values)
+    return ranked[max(0, math.ceil(share * len(ranked)) - 1)] if ranked else 0.0

@@ -5,7 +5,6 @@ writer began to write it, and the clock is the same in all processes of a machin
 """
 
 import asyncio
-import math
 import random
 import time
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import redis.asyncio
 
 from benchmarks.cachebench import children, peers
+from benchmarks.outcome import percentile
 from tests.integration.redises import RedisServer
 
 WRITES = int(peers.sized(200, 30))
@@ -33,11 +33,6 @@ TTL_S = 600.0
 KEYS, MINUTE, MINUTES_BEFORE, ZIPF = 20_000, 3_000, 10, "zipf"
 FOREIGN = ("scaler", "cashews_local", "cashews_resp3")
 HERE = "benchmarks.cachebench.fresh"
-
-
-def percentile(values: list[float], share: float) -> float:
-    ranked = sorted(values)
-    return ranked[min(len(ranked) - 1, math.ceil(share * len(ranked)) - 1)]
 
 
 async def write(given: dict[str, Any], go: children.Go) -> dict[str, Any]:

@@ -7,7 +7,6 @@ the bytes that our cache has stored, which decodes nothing.
 import asyncio
 import importlib
 import importlib.util
-import socket
 import statistics
 import subprocess
 import time
@@ -21,6 +20,7 @@ from redis.cache import CacheConfig
 
 from benchmarks.cachebench import peers
 from tests.integration.redises import RedisServer
+from tests.integration.running import free_port
 
 ROUNDS = int(peers.sized(15, 3))
 LOCAL_BATCH = 200
@@ -116,12 +116,6 @@ def dogpiled(url: str) -> Sync | None:
     region.configure("dogpile.cache.redis", expiration_time=TTL_S, arguments={"url": url})
     wrapped: Sync = region.cache_on_arguments(namespace="dogpile")(peers.quote_of)
     return wrapped
-
-
-def free_port() -> int:
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return int(asked.getsockname()[1])
 
 
 def sync_cpu_us(call: Sync, asked: list[str]) -> float:

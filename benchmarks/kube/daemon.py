@@ -97,9 +97,3 @@ class Daemon:
             self._process.terminate()
             self._process.wait(60)
             self._process = None
-
-
-def percentile(values: list[float], share: float) -> float:
-    """Nearest rank."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-int(share * 100) * len(ordered) // 100) - 1)] if ordered else 0.0

@@ -12,7 +12,8 @@ import random
 import time
 from datetime import UTC, datetime, timedelta
 
-from benchmarks.kube.daemon import Daemon, percentile, served
+from benchmarks.kube.daemon import Daemon, served
+from benchmarks.outcome import percentile
 from tests.fakes.kube_cluster import Cluster
 from tests.fakes.kube_objects import Json
 from tests.fakes.kubernetes import Server

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.kube.daemon import percentile
+from benchmarks.outcome import percentile
 from benchmarks.start import rss_mib
 from tests.fakes.kube_cluster import Cluster
 from tests.fakes.kubernetes import Server

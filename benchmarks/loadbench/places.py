@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.integration.running import free_port
+
 SERVER_CORE, CLIENT_CORE = 0, (1 if (os.cpu_count() or 1) > 1 else 0)
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 CONFIG = """\
@@ -48,9 +50,7 @@ class Server:
 @contextlib.contextmanager
 def server() -> Iterator[Server]:
     """nginx, or a small server of our own where there is none."""
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        port = int(door.getsockname()[1])
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="lb", dir="/tmp") as folder:
         if NGINX:
             config = Path(folder) / "n.conf"

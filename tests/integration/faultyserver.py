@@ -83,13 +83,6 @@ async def faulty_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[Faul
         await asyncio.sleep(0)
 
 
-def closed_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        return int(door.getsockname()[1])
-
-
 @asynccontextmanager
 async def deaf_port() -> AsyncIterator[int]:
     """A port whose queue of connections is full, so that no further one is made."""

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,15 @@ def insist_on_postgres() -> None:
         if os.environ.get("SCALER_TEST_REQUIRE"):
             pytest.fail(why)
         pytest.skip(why)
+
+
+@contextmanager
+def serving_postgres(*settings: str) -> Iterator[PostgresServer]:
+    """A server that ends with the block; skipped where there is none, as `insist_on_postgres`."""
+    insist_on_postgres()
+    server = PostgresServer()
+    try:
+        server.start(*settings)
+        yield server
+    finally:
+        server.stop()

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -83,3 +85,15 @@ def insist_on_redis(kind: str = "redis") -> None:
         if os.environ.get("SCALER_TEST_REQUIRE"):
             pytest.fail(why)
         pytest.skip(why)
+
+
+@contextmanager
+def serving_redis(*options: str, kind: str = "redis") -> Iterator[RedisServer]:
+    """A server that ends with the block; skipped where there is none, as `insist_on_redis`."""
+    insist_on_redis(kind)
+    server = RedisServer(kind)
+    try:
+        server.start(*options)
+        yield server
+    finally:
+        server.stop()

@@ -18,7 +18,7 @@ from scaler.errors import ConfigError
 from scaler.maintenance.cache import CacheManager
 from scaler.maintenance.caching import flights
 from scaler.maintenance.caching.calls import BackendFailed
-from tests.integration.redises import SERVERS, RedisServer, insist_on_redis
+from tests.integration.redises import SERVERS, RedisServer, serving_redis
 from tests.integration.running import eventually
 
 pytestmark = pytest.mark.live
@@ -27,11 +27,8 @@ PATIENT = timedelta(seconds=5)  # calls are counted: a slow machine is no outage
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    insist_on_redis(request.param)
-    made = RedisServer(request.param)
-    made.start()
-    yield made
-    made.stop()
+    with serving_redis(kind=request.param) as made:
+        yield made
 
 
 @pytest.fixture

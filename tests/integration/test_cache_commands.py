@@ -12,18 +12,15 @@ from redis import Redis
 
 from scaler.cli.commands import scaler
 from tests.integration.caches import ALIVE, DEAD, Planted, plant
-from tests.integration.redises import RedisServer, insist_on_redis
+from tests.integration.redises import RedisServer, serving_redis
 
 pytestmark = pytest.mark.live
 
 
 @pytest.fixture(scope="module")
 def redis() -> Iterator[RedisServer]:
-    insist_on_redis()
-    server = RedisServer()
-    server.start("--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru")
-    yield server
-    server.stop()
+    with serving_redis("--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru") as server:
+        yield server
 
 
 @pytest.fixture

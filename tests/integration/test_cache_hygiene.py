@@ -18,7 +18,7 @@ from scaler.maintenance.cache_audit import CacheAudit, Outcome
 from scaler.maintenance.cache_plan import Found
 from scaler.maintenance.cache_reports import add_up
 from tests.integration.caches import ALIVE, DEAD, HastyClock, plant, rules
-from tests.integration.redises import RedisServer, insist_on_redis
+from tests.integration.redises import RedisServer, insist_on_redis, serving_redis
 
 pytestmark = pytest.mark.live
 
@@ -28,11 +28,8 @@ WRITES = {"set", "del", "unlink", "pexpire", "expire", "hset", "restore", "flush
 
 @pytest.fixture
 def redis() -> Iterator[RedisServer]:
-    insist_on_redis()
-    server = RedisServer()
-    server.start("--maxmemory", "1gb")
-    yield server
-    server.stop()
+    with serving_redis("--maxmemory", "1gb") as server:
+        yield server
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The daemon's job for a cache on a real Redis, and a daemon that has one."""
 
 import json
-import socket
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
@@ -16,8 +15,8 @@ from redis import Redis
 from scaler.maintenance.cache_job import MOST_SAID, CacheJob
 from scaler.maintenance.duty import Duty
 from tests.integration.caches import DEAD, HastyClock, plant, rules
-from tests.integration.redises import RedisServer, insist_on_redis
-from tests.integration.running import Running, until
+from tests.integration.redises import RedisServer, serving_redis
+from tests.integration.running import Running, free_port, until
 
 pytestmark = pytest.mark.live
 
@@ -26,11 +25,8 @@ ACT: dict[str, Any] = {"dead_versions": "on", "missing_ttl": "1d"}
 
 @pytest.fixture
 def redis() -> Iterator[RedisServer]:
-    insist_on_redis()
-    server = RedisServer()
-    server.start("--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru")
-    yield server
-    server.stop()
+    with serving_redis("--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru") as server:
+        yield server
 
 
 @pytest.fixture
@@ -170,9 +166,7 @@ def test_the_metrics_of_the_daemon_say_what_a_cache_does(
     client.set("ledger:lasting", "for ever")
     file = tmp_path / "caches.yaml"
     file.write_text(f"caches: {{ledger: {{url: '{redis.url}', prefixes: ['ledger:'], every: 1s}}}}")
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = free_port()
     given = {"SCALER_CACHES": str(file), "SCALER_HTTP": f"127.0.0.1:{port}"}
     monkeypatch.setattr(Running, "environment", {**running.environment, **given})
     running.start()

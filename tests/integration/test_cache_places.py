@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +13,7 @@ from redis.asyncio import RedisCluster, Sentinel
 
 from scaler.maintenance.cache import CacheManager
 from tests.integration.redises import insist_on_redis
-from tests.integration.running import until
+from tests.integration.running import free_port, until
 
 pytestmark = pytest.mark.live
 
@@ -27,7 +26,7 @@ class Servers:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self, *options: str, sentinel: str = "") -> int:
-        port = free_port()
+        port = low_port()
         place = self.folder / str(port)
         place.mkdir()
         command = ["redis-server"]
@@ -50,14 +49,11 @@ class Servers:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def free_port() -> int:
-    """One whose bus port, 10,000 above it, is one too."""
-    while True:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            port = int(one.getsockname()[1])
-        if port < 50_000:
-            return port
+def low_port() -> int:
+    """A free one whose bus port, 10,000 above it, is a port too."""
+    while (port := free_port()) >= 50_000:
+        continue
+    return port
 
 
 def ask(port: int, *words: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.redises import RedisServer, insist_on_redis
+from tests.integration.redises import RedisServer, serving_redis
 from tests.integration.running import until
 
 pytestmark = pytest.mark.live
@@ -16,11 +16,8 @@ PROCESSES, CALLERS = 4, 125
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
-    insist_on_redis()
-    made = RedisServer()
-    made.start()
-    yield made
-    made.stop()
+    with serving_redis() as made:
+        yield made
 
 
 def started(server: RedisServer, seconds: float, kind: str) -> list[subprocess.Popen[str]]:

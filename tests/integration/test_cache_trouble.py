@@ -15,7 +15,7 @@ from scaler.clients import cache_ears
 from scaler.errors import Unavailable
 from scaler.maintenance.cache import CacheManager
 from scaler.maintenance.caching import flights
-from tests.integration.redises import SERVERS, RedisServer, insist_on_redis
+from tests.integration.redises import SERVERS, RedisServer, serving_redis
 from tests.integration.running import eventually
 
 ACL = Path("deploy/redis/cache.acl")
@@ -24,11 +24,8 @@ pytestmark = pytest.mark.live
 
 @pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    insist_on_redis(request.param)
-    made = RedisServer(request.param)
-    made.start()
-    yield made
-    made.stop()
+    with serving_redis(kind=request.param) as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What Prometheus reads is what `status` says."""
 
 import asyncio
-import socket
 import urllib.request
 from collections.abc import Callable
 
@@ -9,14 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.fakes.webserver import WebServer
-from tests.integration.running import SLEEPER, Running, until
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
+from tests.integration.running import SLEEPER, Running, free_port, until
 
 Found = dict[tuple[str, ...], float]
 

@@ -19,8 +19,8 @@ from scaler.demo.ledger.records import following
 from scaler.demo.ledger.store import PostgresStore, Seed
 from scaler.errors import ConfigError
 from tests.integration.ledger_client import SMALL, Client, made, running
-from tests.integration.postgreses import PostgresServer, insist_on_postgres
-from tests.integration.redises import RedisServer, insist_on_redis
+from tests.integration.postgreses import PostgresServer, serving_postgres
+from tests.integration.redises import RedisServer, serving_redis
 from tests.integration.running import eventually, until
 
 pytestmark = pytest.mark.live
@@ -28,24 +28,14 @@ pytestmark = pytest.mark.live
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    insist_on_postgres()
-    server = PostgresServer()
-    try:
-        server.start()
+    with serving_postgres() as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture
 def redis() -> Iterator[RedisServer]:
-    insist_on_redis()
-    redis = RedisServer()
-    try:
-        redis.start()
+    with serving_redis() as redis:
         yield redis
-    finally:
-        redis.stop()
 
 
 async def books(server: PostgresServer, told: list[Acknowledged] | None = None) -> Checked:

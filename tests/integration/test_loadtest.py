@@ -15,9 +15,9 @@ from scaler.loadtest.progress import Progress
 from scaler.loadtest.report import Report
 from scaler.loadtest.tester import LoadTester
 from scaler.loadtest.workers import Crew
-from tests.integration.faultyserver import FaultyServer, closed_port, deaf_port, faulty_server
+from tests.integration.faultyserver import FaultyServer, deaf_port, faulty_server
 from tests.integration.pods import certified
-from tests.integration.running import eventually
+from tests.integration.running import eventually, free_port
 
 pytestmark = pytest.mark.live
 SHORT = {"connect": "200ms", "first_byte": "300ms", "whole": "400ms", "end": "5s"}
@@ -113,7 +113,7 @@ async def test_errors_are_told_apart(
 
 
 async def test_nobody_listens() -> None:
-    report = await report_of(closed_port())
+    report = await report_of(free_port())
     assert dict(report.record.failures) == {Failure.REFUSED.value: 10}
 
 
@@ -266,7 +266,7 @@ async def test_endpoints_that_do_not_listen_are_passed_over(server: FaultyServer
             "keep_alive": False,
         }
     )
-    urls = [f"http://127.0.0.1:{port}" for port in (closed_port(), server.port)]
+    urls = [f"http://127.0.0.1:{port}" for port in (free_port(), server.port)]
     run = LoadTester(plan, clock=SystemClock(), endpoints=lambda: urls).run()
     report = await run
     assert (report.record.answered, report.record.retried) == (10, 5)

@@ -9,7 +9,7 @@ from scaler.maintenance.partition_convert import Conversion
 from scaler.maintenance.partition_notes import Stage
 from scaler.maintenance.partition_rules import PartitionSet
 from tests.integration.converter import WISH
-from tests.integration.postgreses import PostgresServer, insist_on_postgres
+from tests.integration.postgreses import PostgresServer, serving_postgres
 
 RICH = """
 CREATE ROLE app LOGIN;
@@ -72,14 +72,9 @@ SELECT json_build_object(
 
 @pytest.fixture
 def server() -> Iterator[PostgresServer]:
-    insist_on_postgres()
-    server = PostgresServer()
-    try:
-        server.start()
+    with serving_postgres() as server:
         server.psql(RICH)
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture

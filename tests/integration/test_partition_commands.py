@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.ledgers import Books
-from tests.integration.postgreses import PostgresServer, insist_on_postgres
+from tests.integration.postgreses import PostgresServer, serving_postgres
 from tests.integration.running import SCALER, Running, until
 
 RULES = """\
@@ -25,13 +25,8 @@ databases:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    insist_on_postgres()
-    server = PostgresServer()
-    try:
-        server.start()
+    with serving_postgres() as server:
         yield server
-    finally:
-        server.stop()
 
 
 def scaler(folder: Path, dsn: str, *words: str) -> subprocess.CompletedProcess[str]:

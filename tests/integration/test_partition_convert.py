@@ -19,7 +19,7 @@ from scaler.maintenance.partition_rules import PartitionSet
 from scaler.maintenance.partition_steps import Ears, Progress
 from tests.integration.converter import WISH
 from tests.integration.ledger_traffic import Traffic, table, wrong
-from tests.integration.postgreses import PostgresServer, insist_on_postgres
+from tests.integration.postgreses import PostgresServer, serving_postgres
 from tests.integration.running import eventually
 
 ROWS = 20_000
@@ -28,13 +28,8 @@ NOTHING: dict[str, list[int]] = {"twice": [], "lost": [], "stale": [], "back": [
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    insist_on_postgres()
-    server = PostgresServer()
-    try:
-        server.start()
+    with serving_postgres() as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture

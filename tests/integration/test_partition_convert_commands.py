@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.ledger_traffic import table
-from tests.integration.postgreses import PostgresServer, insist_on_postgres
+from tests.integration.postgreses import PostgresServer, serving_postgres
 from tests.integration.running import SCALER
 
 FILE = """\
@@ -22,14 +22,9 @@ databases:
 
 @pytest.fixture
 def server() -> Iterator[PostgresServer]:
-    insist_on_postgres()
-    server = PostgresServer()
-    try:
-        server.start()
+    with serving_postgres() as server:
         server.psql(table(2000, 90))
         yield server
-    finally:
-        server.stop()
 
 
 def test_from_the_script_to_the_end(server: PostgresServer, tmp_path: Path) -> None:

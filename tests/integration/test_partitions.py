@@ -12,7 +12,7 @@ import pytest
 from scaler.clients.postgres import Postgres
 from scaler.errors import Unavailable
 from tests.integration.ledgers import NOW, Books, Clock, counting, rules
-from tests.integration.postgreses import PostgresServer, insist_on_postgres
+from tests.integration.postgreses import PostgresServer, serving_postgres
 
 numbers = count()
 KEEP = {"keep": "3 months"}
@@ -21,13 +21,8 @@ ROWS = "INSERT INTO ledger SELECT n, {at}, n FROM generate_series({low}, {high})
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    insist_on_postgres()
-    server = PostgresServer()
-    try:
-        server.start("log_statement=all", "log_line_prefix=%d|")
+    with serving_postgres("log_statement=all", "log_line_prefix=%d|") as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from scaler.clients import postgres
 from scaler.clients.postgres import Postgres
 from scaler.errors import Busy, ConfigError, Forbidden, NotFound, PermanentError, Unavailable
-from tests.integration.postgreses import PostgresServer, insist_on_postgres
+from tests.integration.postgreses import PostgresServer, serving_postgres
 from tests.integration.running import until
 
 SHORT = timedelta(milliseconds=50)
@@ -17,14 +17,9 @@ SHORT = timedelta(milliseconds=50)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    insist_on_postgres()
-    server = PostgresServer()
-    try:
-        server.start()
+    with serving_postgres() as server:
         server.psql("CREATE TABLE things (id int)")
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture

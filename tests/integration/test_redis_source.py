@@ -17,7 +17,7 @@ from scaler.core.policy import Metric
 from scaler.interfaces import Context
 from scaler.sources.redis import RedisMetrics, Servers
 from tests.fakes.redisserver import FakeRedis
-from tests.integration.redises import SERVERS, RedisServer, insist_on_redis
+from tests.integration.redises import SERVERS, RedisServer, serving_redis
 from tests.integration.running import Running, until
 
 pytestmark = pytest.mark.live
@@ -75,13 +75,8 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 @pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    insist_on_redis(request.param)
-    made = RedisServer(request.param)
-    try:
-        made.start()
+    with serving_redis(kind=request.param) as made:
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture

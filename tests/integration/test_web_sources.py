@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import time
@@ -24,6 +23,7 @@ from scaler.core.model import Fleet, Instance, InstanceId, Reading, State
 from scaler.core.policy import Metric
 from scaler.interfaces import Context
 from tests.fakes.webserver import WebServer
+from tests.integration.running import free_port
 
 pytestmark = pytest.mark.live
 PATIENCE_S = 30.0
@@ -127,13 +127,6 @@ class Prometheus:
         if self._process is not None:
             self._process.terminate()
             self._process.wait(30)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 @pytest.fixture
