@@ -16,7 +16,6 @@ from scaler.loadtest.plan import Auth, Plan, Request, numbers
 AGENT: Final = "scaler-loadtest"
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 _PATH: Final = "/?&=%:@!$'()*+,;~-._"  # what a value may bring into a path unchanged
-Values = Callable[[], Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)

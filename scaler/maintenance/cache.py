@@ -337,8 +337,7 @@ class CacheManager:
             Unavailable: Redis does not answer; it is made good when it does, and until then this
                 process has no such value, but others may.
         """
-        for tag in self._tag_keys(tags):
-            await self._void(tag)
+        await self._void(*self._tag_keys(tags))
 
     async def invalidate_pattern(self, pattern: str) -> int:
         """Drop the values of a function whose keys match, as in `quote.*:A*`; how many there were.
@@ -355,10 +354,10 @@ class CacheManager:
             dropped += await side.shared.link.unlink(keys)
         return dropped
 
-    async def _void(self, tag: str) -> None:
+    async def _void(self, *tags: str) -> None:
         side = self._here()
         await side.begin()
-        await side.shared.void(tag)
+        await side.shared.void(*tags)
 
     async def _drop(self, key: str) -> None:
         side = self._here()

@@ -251,7 +251,6 @@ class CacheAudit:
                 server=server,
                 before=self._before,
                 keys_seen=lap.seen,
-                keys_outside=lap.outside,
                 whole=lap.whole,
                 groups=lap.groups,
                 big=lap.big,

@@ -89,7 +89,6 @@ class Facts:
     server: Server
     before: Server | None = None  # as it was an interval ago
     keys_seen: int = 0
-    keys_outside: int = 0  # of those, in none of the prefixes: only counted
     whole: bool = False  # every key was looked at; else what was seen stands for the rest
     groups: tuple[Group, ...] = ()
     big: tuple[BigKey, ...] = ()

@@ -3,11 +3,10 @@
 `caches.yaml` and `partitions.yaml` are such files.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
@@ -17,7 +16,6 @@ from scaler.located import Document, Field, InvalidFiles, Problem, read
 from scaler.validated import validated
 
 R = TypeVar("R", bound=BaseModel)
-_SECRET: Final = re.compile(r"://[^\s\"]*@")  # the user and password of an address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +70,9 @@ def load(path: Path, form: Form[R]) -> Named[R]:
 
 
 def _without_password(problem: Problem, form: Form[R]) -> Problem:
-    """A problem is shown with its line, unless an address may stand there."""
+    """A problem is shown with its line, unless a password may stand there in any form."""
     hidden = any(mark in problem.source for mark in form.secret)
-    message = _SECRET.sub("://***@", problem.message)
-    return replace(problem, message=message, source="" if hidden else problem.source)
+    return replace(problem, source="") if hidden else problem
 
 
 def _top(document: Document, form: Form[R]) -> Mapping[str, Any]:

@@ -198,7 +198,6 @@ async def test_no_request_fails_while_redis_is_killed_and_comes_back(
             return number
 
         assert await asyncio.gather(*(traffic(seed) for seed in range(4))) == [59] * 4
-        await client.ledger.answers.settle()
         kept = "SELECT string_agg(balance::text, ' ' ORDER BY account_id) FROM balances"
         books_say = server.psql(f"{kept} WHERE account_id > 0")
         async with asyncio.timeout(30):  # what could not be made void ends after 5 s

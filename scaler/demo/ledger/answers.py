@@ -4,8 +4,8 @@ Bodies and not records are kept, so a hit costs no JSON. Without a cache everyth
 store each time.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, TypeVar
@@ -28,8 +28,6 @@ from scaler.errors import Unavailable
 from scaler.maintenance.cache import CacheManager
 
 F = TypeVar("F", bound=Callable[..., Any])
-VOIDED: Final = timedelta(milliseconds=100)  # that a transfer waits for the cache
-MOST_VOIDING: Final = 1000  # at a time; more are left to their time to live
 SETTLED: Final = timedelta(hours=1)  # after its end a month takes no more transfers
 
 
@@ -40,9 +38,6 @@ class Answers:
         self._store = store
         self._cache = cache
         self._clock = clock
-        self._away = False  # the last that was heard of Redis while voiding
-        self._voiding: set[asyncio.Task[None]] = set()
-        self.uninvalidated = 0  # transfers whose cached balances could not be voided
 
         @self._kept(ttl="1h", key="{number}", tags=["accounts"], missing="5s")
         async def account(number: int) -> bytes | None:
@@ -112,35 +107,14 @@ class Answers:
     async def transfer(self, wanted: Wanted) -> Made:
         """Made, and what was cached of both accounts is void.
 
-        While Redis is away a balance may be old for its 5 s; only the first transfers wait for it.
+        While Redis is away other instances may show a balance that is old for its 5 s.
         """
         made = await self._store.transfer(wanted)
-        if self._cache is None:
-            return made
-        if len(self._voiding) >= MOST_VOIDING:
-            self.uninvalidated += 1
-            return made
-        task = asyncio.create_task(self._void(self._cache, wanted))
-        self._voiding.add(task)
-        task.add_done_callback(self._voiding.discard)
-        if not self._away:
-            done, _ = await asyncio.wait({task}, timeout=VOIDED.total_seconds())
-            self._away = not done
+        if self._cache is not None:
+            tags = (f"account:{wanted.source}", f"account:{wanted.target}")
+            with suppress(Unavailable):  # the cache makes it good when Redis is back
+                await self._cache.invalidate_tag(*tags)
         return made
-
-    async def _void(self, cache: CacheManager, wanted: Wanted) -> None:
-        """The cache tries for a while by itself, which is longer than a client should wait."""
-        try:
-            await cache.invalidate_tag(f"account:{wanted.source}", f"account:{wanted.target}")
-        except Unavailable:
-            self.uninvalidated += 1
-            self._away = True
-        else:
-            self._away = False
-
-    async def settle(self) -> None:
-        """What is being voided is, or was given up, which the cache does within seconds."""
-        await asyncio.gather(*self._voiding)
 
 
 def _page(found: Sequence[Line], most: int) -> bytes:

@@ -93,7 +93,6 @@ class Ledger:
             await site.stop()
             await self._clock.sleep(farewell)
         await self._runner.cleanup()
-        await self.answers.settle()
         if self._cache is not None:
             await self._cache.aclose()
         await self._store.aclose()

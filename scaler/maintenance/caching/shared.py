@@ -172,18 +172,20 @@ class Shared:
             found.append(token)
         return tuple(found)
 
-    async def void(self, tag: str) -> None:
-        """Give a tag another token: no answer with the old one is valid.
+    async def void(self, *tags: str) -> None:
+        """Give tags other tokens: no answer with the old ones is valid.
 
         Raises:
             Unavailable: other processes may serve them until Redis is back; then it is made good.
         """
-        self._tokens.pop(tag, None)
-        self.local.drop_tag(tag)
-        self._owe(tag)
-        token = self.terms.random.randbytes(TOKEN)
-        await self.link.firmly(partial(self.link.run, KEEP, (tag,), token, TAG_KEPT_S))
-        self._owed.discard(tag)
+        for tag in tags:
+            self._tokens.pop(tag, None)
+            self.local.drop_tag(tag)
+            self._owe(tag)
+        for tag in tags:
+            token = self.terms.random.randbytes(TOKEN)
+            await self.link.firmly(partial(self.link.run, KEEP, (tag,), token, TAG_KEPT_S))
+            self._owed.discard(tag)
 
     async def drop(self, key: str) -> None:
         """Remove a value, also one that is being computed. Raises Unavailable, as `void` does."""
