@@ -72,6 +72,7 @@ SELECT w.number, json_build_object(
   'owned', pg_has_role(w.relowner, 'USAGE'),
   'may_create', has_schema_privilege(w.relowner, w.nsp, 'CREATE'),
   'identity', w.relreplident,
+  'concurrently', current_setting('server_version_num')::int >= 140000,
   'strategy', p.partstrat, 'columns', p.partnatts, 'key', k.attname, 'has', a.attname,
   'type', format_type(a.atttypid, NULL),
   'unique', EXISTS (SELECT FROM pg_index x WHERE x.indrelid = w.oid AND x.indisunique
@@ -149,6 +150,7 @@ def _facts(rules: PartitionSet, plain: Mapping[str, Any], detached: tuple[Detach
         names=frozenset(plain["names"] or ()),
         unique=bool(plain["unique"]),
         identity=plain["identity"] or "d",
+        concurrently=plain["concurrently"],
         referrers=tuple(plain["referrers"] or ())[:MOST_LISTED],
         publications=tuple(plain["publications"] or ())[:MOST_LISTED],
     )

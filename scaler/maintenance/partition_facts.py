@@ -124,6 +124,7 @@ class Facts:
     detached: tuple[Detached, ...] = ()
     names: frozenset[str] = frozenset()  # taken in the schema, with the same beginning
     identity: str = "d"  # what of a row replication sends: default, full, nothing, by an index
+    concurrently: bool = True  # whether the server can detach without holding others up
     unique: bool = True  # whether a unique key tells one row from another
     referrers: tuple[str, ...] = ()  # tables with foreign keys to this one
     publications: tuple[str, ...] = ()  # that send changes under the names of partitions

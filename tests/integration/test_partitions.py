@@ -140,8 +140,8 @@ async def test_rows_of_the_default_partition_move_where_they_belong(books: Books
     assert books.sql("SELECT count(*) FROM rest") == "1"
     warnings = [f.text for f in report.outcomes[0].plan.findings]
     assert any("1 rows in its DEFAULT partition belong to no time" in w for w in warnings)
-    again = await books.run()
-    assert again.outcomes[0].done == ()
+    again = await books.run()  # which may know by now that rows run ahead of the clock
+    assert not [d for d in again.outcomes[0].done if not d.startswith("create ")]
     await books.clock.advance(timedelta(days=1, seconds=1))
     again = await books.run()
     assert [d for d in again.outcomes[0].done if d.startswith("drop rest_drained_")]

@@ -124,6 +124,12 @@ ARCHIVE: dict[str, Any] = {"expire": {"drop_after": "7 days", "archive": ["x"]}}
             id="beside a DEFAULT partition only a lock detaches",
         ),
         pytest.param(
+            KEPT,
+            facts(*months(1, 8), concurrently=False),
+            ["detach t_2026_01 under a short lock"],
+            id="and on PostgreSQL 13",
+        ),
+        pytest.param(
             {**KEPT, "expire": {"how": "report"}}, facts(*months(1, 8)), [], id="or is reported"
         ),
         pytest.param(
