@@ -103,7 +103,7 @@ def run(databases: Sequence[Database], form: str, *, yes: bool) -> bool:
 def _text(report: Report) -> str:
     if report.standing_by:
         return f"{report.database}: {report.standing_by}"
-    lines = [f"{report.database}: {note}" for note in report.notes]
+    lines = []
     for outcome in report.outcomes:
         lines += [f"{outcome.table}: done: {text}" for text in outcome.done]
         lines += [_finding(finding) for finding in outcome.plan.findings]
@@ -154,7 +154,6 @@ def _report(report: Report) -> dict[str, Any]:
         "database": report.database,
         "ok": report.ok,
         "standing_by": report.standing_by,
-        "notes": list(report.notes),
         "tables": [
             {
                 "table": o.table,

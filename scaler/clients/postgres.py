@@ -179,6 +179,14 @@ class Postgres:
         self.connections = 0
         self.notices: deque[str] = deque(maxlen=MOST_NOTICES)
 
+    async def open(self) -> None:
+        """Connect, unless there is a connection.
+
+        Raises:
+            ScalerError: as `ERRORS` says.
+        """
+        await self._handle()
+
     async def fetch(
         self,
         statement: Statement,
@@ -243,6 +251,18 @@ class Postgres:
         A pooler says something of its own here, `pg_backend_pid()` tells the truth.
         """
         return self._connection.info.backend_pid if self._connection and self.connected else 0
+
+    def insist(self, served_by: int) -> None:
+        """The session is ours: `pg_backend_pid()` says that who serves us is who we connected to.
+
+        Raises:
+            PermanentError: it is not; locks and settings of ours would be given to others.
+        """
+        if served_by != self.backend:
+            raise PermanentError(
+                "a pooler stands between us and PostgreSQL and may give our session to others; "
+                "write the address of the server itself"
+            )
 
     @property
     def version(self) -> int:

@@ -22,10 +22,11 @@ MOST_ASTRAY: Final = 50  # ranges that one look at a DEFAULT partition finds
 MOST_LISTED: Final = 20  # of tables that depend on one
 
 SESSION: Final = """
-SELECT set_config('timezone', 'UTC', false), set_config('datestyle', 'ISO, YMD', false),
-  set_config('lock_timeout', '2s', false),
-  pg_backend_pid(), current_user, pg_is_in_recovery(),
-  CASE WHEN pg_is_in_recovery() THEN false ELSE pg_try_advisory_lock(%s::bigint) END
+SELECT s.pid, current_user, pg_is_in_recovery(), CASE WHEN s.pid = %s THEN
+    set_config('timezone', 'UTC', false) || set_config('datestyle', 'ISO, YMD', false)
+    || set_config('lock_timeout', '2s', false) END,
+  CASE WHEN s.pid = %s AND NOT pg_is_in_recovery() THEN pg_try_advisory_lock(%s::bigint) END
+FROM (SELECT pg_backend_pid() AS pid) AS s
 """
 
 CATALOG: Final = """

@@ -87,11 +87,7 @@ class Hands:
             PermanentError: a pooler stands in between, and would give the lock to somebody else.
         """
         database = self.database
-        if (await database.fetch("SELECT pg_backend_pid()"))[0][0] != database.backend:
-            raise PermanentError(
-                "a pooler stands between us and the server; a conversion needs a session of its "
-                "own, so give the address of the server itself"
-            )
+        database.insist((await database.fetch("SELECT pg_backend_pid()"))[0][0])
         self.paths = (await database.fetch("SHOW search_path"))[0][0]
         for setting in SETTINGS:
             await database.execute(setting)

@@ -7,7 +7,7 @@ kept never stops the others. Lock waits are bounded by `locks.wait`, attempts by
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Final, TypeVar
@@ -28,10 +28,6 @@ FIRST_TRIES: Final = 3  # of a busy table, before the others have had their turn
 PAUSE: Final = timedelta(milliseconds=300)  # between attempts, so that writers get through
 MOST_ROUNDS: Final = 3  # looks in one run: what was done may have made the next step possible
 MOST_AT_ONCE: Final = 20  # partitions that are created in one transaction
-POOLED: Final = (
-    "a pooler stands between us and the server; it has to keep sessions apart "
-    "(pool_mode = session), or the address has to be that of the server"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +48,6 @@ class Report:
     database: str
     outcomes: tuple[Outcome, ...] = ()
     standing_by: str = ""  # why nothing was attempted: another run, or a replica
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def ok(self) -> bool:
@@ -84,7 +79,6 @@ class DatabasePartitioner:
         self._database = connect(self._address)
         self._user = ""
         self._connections = 0
-        self._notes: tuple[str, ...] = ()
 
     async def plan(self) -> tuple[Plan, ...]:
         """What a run would do now. Nothing is changed, and nobody is kept from running.
@@ -106,9 +100,9 @@ class DatabasePartitioner:
         """
         try:
             if standing_by := await self._begin(LOCK):
-                return Report(database=self.rules.name, standing_by=standing_by, notes=self._notes)
+                return Report(database=self.rules.name, standing_by=standing_by)
             outcomes = await self._rounds()
-            return Report(database=self.rules.name, outcomes=outcomes, notes=self._notes)
+            return Report(database=self.rules.name, outcomes=outcomes)
         finally:
             await self._database.aclose()  # the lock goes with the session
 
@@ -130,11 +124,17 @@ class DatabasePartitioner:
         await self._database.aclose()
 
     async def _begin(self, lock: int | None) -> str:
-        """Open a session and set it up; why it may not change anything, or nothing."""
-        row = (await self._database.fetch(partition_catalog.SESSION, (lock,)))[0]
-        pid, self._user, replica, granted = row[3:7]
+        """Open a session and set it up; why it may not change anything, or nothing.
+
+        Raises:
+            PermanentError: a pooler gives us no session of our own; none of it was set up.
+        """
+        await self._database.open()
+        backend = self._database.backend
+        row = (await self._database.fetch(partition_catalog.SESSION, (backend, backend, lock)))[0]
+        pid, self._user, replica, _, granted = row
+        self._database.insist(pid)
         self._connections = self._database.connections
-        self._notes = (POOLED,) if pid != self._database.backend else ()
         if replica:
             return "the server is a replica; whoever is asked for writing is kept in order"
         return "" if granted else "another run has the partitions of this database in hand"

@@ -8,10 +8,14 @@ from datetime import timedelta
 from itertools import count
 
 import pytest
+from pydantic import SecretStr
 
 from scaler.clients.postgres import Postgres
-from scaler.errors import Unavailable
+from scaler.errors import PermanentError, Unavailable
+from scaler.maintenance.partition_convert import Conversion
+from scaler.maintenance.partitions import DatabasePartitioner
 from tests.integration.ledgers import NOW, Books, Clock, counting, rules
+from tests.integration.poolers import pooled
 from tests.integration.postgreses import PostgresServer, serving_postgres
 
 numbers = count()
@@ -383,3 +387,29 @@ async def test_killed_before_any_statement_the_next_run_carries_on(server: Postg
             break
         ended = killed.returncode == 0
     assert ended
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+async def test_through_a_pooler_nothing_is_done_and_its_sessions_stay_as_they_were(
+    books: Books, mode: str
+) -> None:
+    books.ledger()
+    with pooled(books.server, mode) as address:
+        dsn = address.replace("dbname=postgres", f"dbname={books.database}")
+        found = rules(books.server, {}, database=books.database, user="postgres")
+        keeper = DatabasePartitioner(
+            found.model_copy(update={"dsn": SecretStr(dsn)}), clock=books.clock
+        )
+        for asked in (keeper.run, keeper.plan, keeper.verify):
+            with pytest.raises(PermanentError, match="write the address of the server itself"):
+                await asked()
+        wish = found.partitions[0]
+        database = Postgres(dsn)
+        with pytest.raises(PermanentError, match="a pooler stands between us"):
+            await Conversion(database, wish).run()
+        assert await database.fetch("SHOW timezone") == [("Asia/Kolkata",)]
+        assert await database.fetch(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+        ) == [(0,)]
+        await database.aclose()
+    assert books.partitions() == []
