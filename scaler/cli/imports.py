@@ -37,7 +37,7 @@ def run(kind: str, files: Sequence[Path], options: Options, into: Path | None, f
     text = written.policies(drafts, f"scaler import {kind}")
     _insist(text)
     if into is not None:
-        _write(into, text)
+        write(into, text, f"scaler check {into}")
     else:
         show(form, _plain(drafts), text.rstrip)
     for made in drafts:
@@ -80,7 +80,12 @@ def _insist(text: str) -> None:
         raise located.InvalidFiles(tuple(document.problems))
 
 
-def _write(file: Path, text: str) -> None:
+def write(file: Path, text: str, following: str) -> None:
+    """A new file; `following` is the command to go on with.
+
+    Raises:
+        ConfigError: it exists, or cannot be written.
+    """
     try:
         with file.open("x") as opened:
             opened.write(text)
@@ -88,7 +93,7 @@ def _write(file: Path, text: str) -> None:
         raise ConfigError(f"{file} exists and is not overwritten; name another file") from error
     except OSError as error:
         raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
-    click.echo(f"wrote {file}; next: scaler check {file}", err=True)
+    click.echo(f"wrote {file}; next: {following}", err=True)
 
 
 def _plain(drafts: Sequence[Draft]) -> dict[str, Any]:

@@ -105,3 +105,25 @@ def verify(context: click.Context, file: Path | None, name: str | None, form: st
     with errors():
         well = _sets().verify(_databases(context, file).chosen(name), form)
         raise SystemExit(0 if well else FAILED)
+
+
+@partitions.command(
+    epilog="scaler partitions adopt\nscaler partitions adopt --dsn-env SHOP_DSN --database shop "
+    "--into config/partitions.yaml\nscaler partitions adopt --table public.orders --json"
+)
+@output
+@click.option("--dsn-env", default="LEDGER_DSN", show_default=True,
+              help="The environment variable that holds the address.")  # fmt: skip
+@click.option("--database", default="ledger", show_default=True, help="Its name in the file.")
+@click.option("--table", "tables", multiple=True, help="Only this one; may be given again.")
+@click.option("--into", type=click.Path(path_type=Path, dir_okay=False),
+              help="A new file; it is printed without.")  # fmt: skip
+def adopt(
+    dsn_env: str, database: str, tables: tuple[str, ...], into: Path | None, form: str
+) -> None:
+    """Write rules for sets that pg_partman, pg-partsmith or a person has made. Changes nothing.
+
+    Exits with 7 when something in them needs a person.
+    """
+    with errors():
+        raise SystemExit(working("partition_adopt").run(dsn_env, database, tables, into, form))

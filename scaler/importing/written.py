@@ -33,6 +33,11 @@ def policies(drafts: Iterable[Draft], command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def fields(plain: Mapping[str, Any], remarks: Iterable[Remark]) -> list[str]:
+    """Any other file, with the remarks where they belong."""
+    return _Writer(_by_place(remarks)).mapping(plain, ())
+
+
 def finished(draft: Draft) -> dict[str, Any]:
     """The fields of a policy in their order. What needs somebody changes nothing until then."""
     fields = dict(draft.fields)

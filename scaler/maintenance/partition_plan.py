@@ -240,8 +240,8 @@ class _Planner:
 
     def _from(self) -> datetime:
         """Where the first range that is kept begins; now, when there is no partition yet."""
-        edges = [b.lower if _finite(b.lower) else b.upper for b in self.covered]
-        edges = [edge for edge in edges if _finite(edge)]
+        edges = [b.lower if partition_ranges.finite(b.lower) else b.upper for b in self.covered]
+        edges = [edge for edge in edges if partition_ranges.finite(edge)]
         if not edges:
             return self.now
         first = self.key.moment(min(edges))
@@ -252,7 +252,7 @@ class _Planner:
     def _furthest(self) -> datetime | None:
         """The end of the last partition that rows have reached: they may run ahead of the clock."""
         ends = [p.bounds.upper for p in self.facts.partitions if p.bounds and p.rows > 0]
-        ends = [end for end in ends if _finite(end)]
+        ends = [end for end in ends if partition_ranges.finite(end)]
         return self.key.moment(max(ends)) if ends else None
 
     def _create(self) -> Iterator[Create]:
@@ -347,7 +347,11 @@ class _Planner:
                 continue
             why = one.odd or ("" if one.owned else "not ours")
             mark = one.mark
-            if not why and not (mark is not None and mark.ours) and not self._aligned(one.bounds):
+            if (
+                not why
+                and not (mark is not None and mark.ours)
+                and not partition_ranges.on_midnights(self.key, one.bounds)
+            ):
                 why = f"its bounds are no midnights of {self.zone}"
             if why:
                 foreign.append(f"{one.name} ({why})")
@@ -356,19 +360,6 @@ class _Planner:
         if foreign:
             shown = ", ".join(foreign[:3]) + (" ..." if len(foreign) > 3 else "")
             self._found(Level.NOTE, f"left alone: {shown}")
-
-    def _aligned(self, bounds: Bounds) -> bool:
-        day = partition_ranges.Interval(Unit.DAY)
-        for edge in (bounds.lower, bounds.upper):
-            if not _finite(edge):
-                return False
-            try:
-                held = partition_ranges.containing(day, self.zone, self.key.moment(edge))
-            except ValueError:
-                return False
-            if self.key.bounds(held).lower != edge:
-                return False
-        return True
 
     def _retire(self) -> Iterator[Step]:
         managed = tuple(self._managed())
@@ -459,8 +450,3 @@ class _Planner:
                 f"publication {names} sends changes under the names of partitions, which "
                 "subscribers must have; SET (publish_via_partition_root = true)",
             )
-
-
-def _finite(edge: int) -> bool:
-    """Whether a bound is one of the calendar; infinities lie next to the two ends."""
-    return partition_ranges.LOWEST + 9 < edge < partition_ranges.HIGHEST - 9

@@ -396,6 +396,26 @@ def bounds_of(key: Key, expression: str) -> Bounds | None:
     return Bounds(*(key.parse(found[edge].strip("'")) for edge in ("lower", "upper")))
 
 
+def on_midnights(key: Key, bounds: Bounds) -> bool:
+    """Whether both edges are midnights of the zone of the key."""
+    return all(_is_midnight(key, edge) for edge in (bounds.lower, bounds.upper))
+
+
+def _is_midnight(key: Key, edge: int) -> bool:
+    if not finite(edge):
+        return False
+    try:
+        held = containing(Interval(Unit.DAY), key.zone, key.moment(edge))
+    except ValueError:
+        return False
+    return key.bounds(held).lower == edge
+
+
+def finite(edge: int) -> bool:
+    """Whether a bound is one of the calendar; infinities lie next to the two ends."""
+    return LOWEST + 9 < edge < HIGHEST - 9
+
+
 def edges_of(expression: str) -> tuple[str, str]:
     """Where a range begins and ends, in the words of the catalogue; empty for DEFAULT."""
     found = _BOUND.fullmatch(expression)

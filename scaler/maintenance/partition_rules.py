@@ -28,7 +28,7 @@ MOST_QUERIES: Final = 20  # each is explained twice
 _COUNTED: Final = re.compile(r"(?:(\d{1,4})\s*)?(day|week|month|quarter|year)s?")
 _SHORT: Final = re.compile(r"(\d{1,5})([dw])")
 _WINDOW: Final = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)-([01]?\d|2[0-3]|24):([0-5]\d)")
-_TABLE: Final = re.compile(r"[^.\s\"']{1,63}(\.[^.\s\"']{1,63})?")
+TABLE: Final = re.compile(r"[^.\s\"']{1,63}(\.[^.\s\"']{1,63})?")
 
 
 def parse_interval(written: object) -> Interval:
@@ -245,7 +245,7 @@ class PartitionSet(Model):
     @field_validator("table")
     @classmethod
     def _is_a_table(cls, written: str) -> str:
-        if not _TABLE.fullmatch(written):
+        if not TABLE.fullmatch(written):
             raise ValueError(f'"{written[:80]}" is no name of a table; write it like public.orders')
         return written if "." in written else f"public.{written}"
 
