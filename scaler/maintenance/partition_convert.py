@@ -17,12 +17,12 @@ from scaler.maintenance import partition_copy as copying
 from scaler.maintenance import partition_notes as notes
 from scaler.maintenance import partition_preflight as preflight
 from scaler.maintenance import partition_split as split
-from scaler.maintenance.partition_attach import Shape
 from scaler.maintenance.partition_copy import Copy, Watch
 from scaler.maintenance.partition_notes import Notes, Stage
 from scaler.maintenance.partition_preflight import Finding
 from scaler.maintenance.partition_ranges import Key
 from scaler.maintenance.partition_rules import PartitionSet
+from scaler.maintenance.partition_shape import Shape, Way, shape, within
 from scaler.maintenance.partition_steps import Ears, Hands
 from scaler.maintenance.partition_table import Facts, look, look_at_rows
 
@@ -79,7 +79,7 @@ class Conversion:
         if rows:
             return Report(facts=facts, findings=(*rows, *found), form=None)
         try:
-            form = attach.shape(wish, kind, facts, span, now)
+            form = shape(wish, kind, facts, span, now)
         except ValueError as error:
             found.insert(0, Finding(about="ranges", message=str(error)))
             return Report(facts=facts, findings=tuple(found), form=None)
@@ -113,7 +113,7 @@ class Conversion:
                 continue
             lines.append(f"-- {step.name}: {step.because}")
             body = [f"{written(statement).strip()};" for statement in step.statements]
-            if step.way is not attach.Way.ALONE:
+            if step.way is not Way.ALONE:
                 wait = round(self._wish.locks.wait / timedelta(milliseconds=1))
                 body = ["BEGIN;", f"SET LOCAL lock_timeout = {wait};", *body, "COMMIT;"]
             lines += [*body, ""]
@@ -221,6 +221,13 @@ class Conversion:
                 f"{facts.schema}.{table} is another table than when the conversion began; undo "
                 "it, and begin again"
             )
+        attached = await self._database.fetch(
+            phrase("SELECT relispartition FROM pg_class WHERE oid = {}", value(facts.oid))
+        )
+        if known.stage in {Stage.LIVE, Stage.SPLIT} and not attached[0][0]:
+            raise Refused(
+                f"{facts.schema}.{table} has been detached since; there is no history left to split"
+            )
 
     async def _go_live(self, known: Notes) -> None:
         facts, form = known.facts, known.form
@@ -242,7 +249,7 @@ class Conversion:
                 afresh=True,
             )
             await self._hands.step(
-                replace(attach.undone(facts, form), way=attach.Way.SWAP),
+                replace(attach.undone(facts, form), way=Way.SWAP),
                 table=table,
                 reaches=Stage.BEGUN,
                 afresh=True,
@@ -260,7 +267,7 @@ class Conversion:
             phrase(
                 "SELECT count(*) FROM (SELECT FROM {} WHERE NOT ({}) LIMIT {}) AS few",
                 here,
-                attach.within(facts.key, None, form.upto),
+                within(facts.key, None, form.upto),
                 value(attach.WIDE + 1),
             )
         )

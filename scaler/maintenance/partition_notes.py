@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from scaler.clients.postgres import Postgres, phrase, value
-from scaler.maintenance.partition_attach import Shape
+from scaler.maintenance.partition_shape import Shape
 from scaler.maintenance.partition_table import FACTS, Asking, Facts
 
 SHAPE: Final = TypeAdapter(Shape)

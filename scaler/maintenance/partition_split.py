@@ -18,7 +18,9 @@ from datetime import timedelta
 from typing import Final
 
 from scaler.clients.postgres import Part, Statement, given, listed, name, phrase, value
-from scaler.maintenance.partition_attach import (
+from scaler.maintenance.partition_attach import commented, ours
+from scaler.maintenance.partition_ranges import called
+from scaler.maintenance.partition_shape import (
     Piece,
     Shape,
     Step,
@@ -31,7 +33,6 @@ from scaler.maintenance.partition_attach import (
     within,
     written_columns,
 )
-from scaler.maintenance.partition_ranges import called
 from scaler.maintenance.partition_table import Facts
 
 SYNC: Final = "scaler_sync"  # the triggers of the old table
@@ -317,6 +318,7 @@ def swapped(facts: Facts, form: Shape) -> Step:
         *copy_again(facts, form, None),
         *_out_of_step(facts, form),
         phrase("ALTER TABLE {} DETACH PARTITION {}", here, old),
+        commented(facts, form.history, facts.comment),  # no retention takes it for one of its own
     ]
     if form.unique:
         keys = name(facts.schema, called(facts.table, "scaler_keys"))
@@ -330,6 +332,7 @@ def swapped(facts: Facts, form: Shape) -> Step:
         )
         for piece in form.pieces
     ]
+    statements += [ours(facts, piece.name, None) for piece in form.pieces if piece.lower is None]
     if form.unique:
         statements.append(
             phrase(

@@ -16,8 +16,8 @@ from scaler.clients.postgres import Handle, Postgres, Statement, phrase, sqlstat
 from scaler.clock import Clock
 from scaler.errors import Busy, PermanentError, Refused, ScalerError, Unavailable
 from scaler.maintenance import partition_notes as notes
-from scaler.maintenance.partition_attach import Step, Way
 from scaler.maintenance.partition_rules import PartitionSet
+from scaler.maintenance.partition_shape import Step, Way
 
 GLANCE: Final = timedelta(milliseconds=100)  # who holds a lock at two glances is there for long
 FIRST_PAUSE: Final = timedelta(milliseconds=100)  # between two tries; doubled each time

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from scaler.clients.postgres import Part, Row, Statement, given, listed, name, phrase, value
-from scaler.maintenance.partition_attach import Piece, Shape
+from scaler.maintenance.partition_shape import Piece, Shape
 from scaler.maintenance.partition_table import Facts
 
 

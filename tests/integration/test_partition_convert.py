@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -109,25 +110,34 @@ async def test_undone_under_load_it_is_the_table_that_it_was(
     assert (await conversion.run(Stage.LIVE)).stage is Stage.LIVE  # and again
 
 
-async def test_killed_anywhere_it_goes_on(
-    server: PostgresServer, place: str, database: Postgres
+async def test_killed_at_any_of_many_points_it_goes_on(
+    server: PostgresServer, tmp_path: Path
 ) -> None:
-    clients = traffic(server, place)
-    kills = 0
+    """Each second statement and commit is the last of a process; no point is met twice."""
+    rows, points = 5000, tmp_path / "points"
+    points.write_text("")
+    server.psql("CREATE DATABASE killed")
+    server.psql(table(rows, 90), "killed")
+    dsn = server.dsn("killed")
+    words = [sys.executable, "-m", "tests.integration.converter", dsn, "verified", str(points)]
+    clients = Traffic(dsn, rows=rows, writers=10, per_s=200, reads_per_s=50)
+    kills: list[str] = []
     async with clients.running() as seen:
-        for most in range(1, 120):
-            words = [sys.executable, "-m", "tests.integration.converter", server.dsn(place)]
-            process = await asyncio.create_subprocess_exec(*words, "verified", str(most))
-            code = await process.wait()
-            if code == 0:
+        while True:
+            process = await asyncio.create_subprocess_exec(*words)
+            if (code := await process.wait()) == 0:
                 break
             assert code == -signal.SIGKILL
-            kills += 1
-        assert code == 0
-        assert kills >= 20
+            kills.append(points.read_text().splitlines()[-1])
     assert (seen.errors, seen.missed) == ([], [])
-    assert wrong(server.dsn(place), seen, ROWS) == NOTHING
+    assert wrong(dsn, seen, rows) == NOTHING
+    assert len(set(kills)) == len(kills) >= 50
+    kinds = {kill.split()[0] for kill in kills}
+    assert kinds >= {"ALTER", "CREATE", "DROP", "INSERT", "committed", "compared"}
+    print(f"killed at {len(kills)} points")
+    database = Postgres(dsn)
     status = await Conversion(database, wish()).status()
+    await database.aclose()
     assert status is not None
     assert status.stage is Stage.VERIFIED
 

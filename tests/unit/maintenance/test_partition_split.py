@@ -7,9 +7,9 @@ import pytest
 
 from scaler.maintenance import partition_split as split
 from scaler.maintenance import partition_verify as verify
-from scaler.maintenance.partition_attach import Piece, Shape, shape
 from scaler.maintenance.partition_ranges import KeyKind
 from scaler.maintenance.partition_rules import PartitionSet
+from scaler.maintenance.partition_shape import Piece, Shape, shape
 from scaler.maintenance.partition_split import Strain
 from scaler.maintenance.partition_table import FACTS, Facts, Span
 
