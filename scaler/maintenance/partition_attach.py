@@ -46,7 +46,7 @@ def _prepared(facts: Facts, form: Shape) -> Iterator[Step]:
                 "ALTER TABLE {} ADD CONSTRAINT {} CHECK ({}) NOT VALID",
                 table,
                 check,
-                within(facts.key, None, form.upto),
+                within(name(facts.key), None, form.upto),
             ),
         ),
     )

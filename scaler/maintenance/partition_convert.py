@@ -139,10 +139,13 @@ class Conversion:
                 known = await self._known()
             if until.reaches(Stage.SPLIT) and not known.stage.reaches(Stage.SPLIT):
                 self._insist_on_identity(known)
-                await Copy(self._hands, known, self._watch).fill()
+                aside = split.aside(known.facts, known.form)
+                await Copy(self._hands, known, self._watch).fill(aside)
                 known = await self._known()
             if until.reaches(Stage.VERIFIED) and not known.stage.reaches(Stage.VERIFIED):
-                await Copy(self._hands, known, self._watch).put_in_place()
+                step = split.swapped(known.facts, known.form)
+                table = (known.facts.schema, known.facts.table)
+                await Copy(self._hands, known, self._watch).put_in_place(step, table)
             return await self._known()
 
     async def undo(self) -> Notes:
@@ -267,7 +270,7 @@ class Conversion:
             phrase(
                 "SELECT count(*) FROM (SELECT FROM {} WHERE NOT ({}) LIMIT {}) AS few",
                 here,
-                within(facts.key, None, form.upto),
+                within(name(facts.key), None, form.upto),
                 value(attach.WIDE + 1),
             )
         )

@@ -4,7 +4,7 @@ The place that the copy has reached is noted in the transaction of each batch, s
 goes on with the next one. Between batches it is looked how the database bears it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -15,6 +15,7 @@ from scaler.maintenance import partition_notes as notes
 from scaler.maintenance import partition_split as split
 from scaler.maintenance import partition_verify as verify
 from scaler.maintenance.partition_notes import Notes, Stage
+from scaler.maintenance.partition_shape import Step
 from scaler.maintenance.partition_split import Strain
 from scaler.maintenance.partition_steps import Hands, Progress
 
@@ -39,10 +40,11 @@ class Watch:
 
     free_bytes: Callable[[], int | None] = _unknown
     busy: Callable[[], str] = _idle
+    stop: Callable[[], str] = _idle  # why the copy ends here, to be carried on by another run
 
 
 class Copy:
-    """The split of one table."""
+    """One table whose rows go to others, by their ranges."""
 
     def __init__(self, hands: Hands, known: Notes, watch: Watch) -> None:
         self._hands = hands
@@ -53,30 +55,30 @@ class Copy:
         self._watch = watch
         self._old = (known.facts.schema, known.form.history)
 
-    async def fill(self) -> None:
-        """Until every row is in its range as well.
+    async def fill(self, aside: Iterable[Step]) -> None:
+        """Until every row is in its range as well; `aside` makes the tables for them.
 
         Raises:
             Unavailable: the disk is nearly full, or nobody lets us go on; what is done stays done.
         """
         facts, form = self._facts, self._form
-        for step in (*split.aside(facts, form), split.in_step(facts, form)):
+        for step in (*aside, split.in_step(facts, form)):
             if step.name not in self._known.steps:
                 await self._hands.step(step, table=self._old)
         if "settled" not in self._known.steps:
             await self._batches()
             await self._copy_again(FEW)
             await self._hands.step(split.settled(facts, form), table=None)
-        for piece in form.pieces:
+        for table in form.tables():
             await self._hands.do(
                 self._database,
-                phrase("ANALYZE {}", name(facts.schema, piece.name)),
+                phrase("ANALYZE {}", name(facts.schema, table)),
                 deadline=None,
             )
         await notes.reached(self._database, self._wish.table, Stage.SPLIT)
 
-    async def put_in_place(self) -> None:
-        """Compare every range, then swap.
+    async def put_in_place(self, step: Step, table: tuple[str, str]) -> None:
+        """Compare every range, then take the step that puts them into `table`.
 
         Raises:
             PermanentError: a copy differs; the table stays as it is.
@@ -87,8 +89,6 @@ class Copy:
         if self._form.unique:
             await self._keys()
         await self._copy_again()
-        step = split.swapped(self._facts, self._form)
-        table = (self._facts.schema, self._facts.table)
         await self._hands.step(step, table=table, reaches=Stage.VERIFIED)
         here = name(*table)
         await self._hands.do(self._database, phrase("ANALYZE {}", here), deadline=None)
@@ -191,6 +191,11 @@ class Copy:
         end, said = clock.monotonic() + LONGEST_WAIT, ""
         while True:
             strain = await self._strain(at, None)
+            if stop := self._watch.stop():
+                raise Unavailable(
+                    f"{at['rows']:,} rows of {self._wish.table} are copied; the next run goes on: "
+                    f"{stop}"
+                )
             if full := split.room(strain, guards.free_disk):
                 raise Unavailable(
                     f"{full}; the copy of {self._wish.table} stops at {at['rows']:,} rows and "
@@ -234,8 +239,8 @@ class Copy:
             if not one.same:
                 raise PermanentError(
                     f"{one.piece} has {one.copied} rows (hash {one.copied_hash}) where the old "
-                    f"table has {one.rows} (hash {one.hash}); the table stays as it is. Undo the "
-                    "split with --undo, and report this"
+                    f"table has {one.rows} (hash {one.hash}); the table stays as it is. Report "
+                    "this; a split is begun anew after an --undo"
                 )
             note = {"rows": one.rows, "hash": str(one.hash)}
             await notes.done(self._database, self._wish.table, f"compared {one.piece}", note)

@@ -8,14 +8,13 @@ deleted, so triggers of the table do not fire. The old DEFAULT stays, detached a
 dropped a day later.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from scaler.clients.postgres import Handle, Part, Query, listed, name, phrase
 from scaler.core.units import format_span
 from scaler.errors import PermanentError, Unavailable
 from scaler.maintenance import partition_sql
-from scaler.maintenance.partition_facts import Mark
 from scaler.maintenance.partition_keeper import Keeper
 from scaler.maintenance.partition_plan import Drain
 from scaler.maintenance.partition_sql import Place
@@ -29,21 +28,15 @@ WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped
 
 
 async def drain(keeper: Keeper, step: Drain) -> None:
-    """Put the rows where they belong.
+    """Put few rows where they belong; `partition_exchange` does it with many.
 
-    Up to `migrate.batch_rows` rows are copied in the transaction that exchanges the tables. It
-    holds everybody up, for `locks.max_block` and the statement under way then at most.
+    They are copied in the transaction that exchanges the tables. It holds everybody up, for
+    `locks.max_block` and the statement under way then at most.
 
     Raises:
         Busy: a lock was not free in time; nothing has changed.
-        PermanentError: there are more rows than one short lock can move.
         Unavailable: it would have taken longer than `locks.max_block`; nothing has changed.
     """
-    if step.rows > keeper.rules.migrate.batch_rows:
-        raise PermanentError(
-            f"{step.default.name} holds {step.rows} rows, more than migrate.batch_rows "
-            f"({keeper.rules.migrate.batch_rows}); raise it for one run at a quiet time"
-        )
     grants = await keeper.grants()
     async with keeper.transaction(keeper.rules.locks.max_block) as handle:
         await _exchange(keeper, step, handle, grants)
@@ -57,8 +50,7 @@ async def _exchange(
     await handle.execute(phrase("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", name(*parent)))
     since = keeper.monotonic()
     (before,) = (await handle.fetch(phrase("SELECT count(*) FROM {}", name(*default))))[0]
-    now = keeper.now()
-    old = (default[0], f"{default[1][:40]}_drained_{now:%y%m%d%H%M%S}")
+    old = drained(default, keeper.now())
     await handle.execute(
         partition_sql.script(
             [
@@ -79,7 +71,6 @@ async def _exchange(
     copied += await handle.execute(_copy(old, default, columns, rest))
     if copied != before:
         raise PermanentError(f"{copied} of {before} rows of {default[1]} would have been moved")
-    mark = Mark(of=keeper.rules.table, bound="DEFAULT", retired=now, detached=now, drained=now)
     await handle.execute(
         partition_sql.script(
             [
@@ -88,11 +79,16 @@ async def _exchange(
                     for t in step.targets
                 ),
                 partition_sql.attached_default(parent, default),
-                partition_sql.commented(old, mark, step.default.comment),
+                partition_sql.commented(old, keeper.drained(), step.default.comment),
             ]
         )
     )
     _in_time(keeper, since)
+
+
+def drained(default: Place, now: datetime) -> Place:
+    """What a DEFAULT partition is called when it is none any more."""
+    return (default[0], f"{default[1][:40]}_drained_{now:%y%m%d%H%M%S}")
 
 
 def _in_time(keeper: Keeper, since: timedelta) -> None:

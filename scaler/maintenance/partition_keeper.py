@@ -29,6 +29,7 @@ from scaler.maintenance.partition_plan import (
 from scaler.maintenance.partition_ranges import Key
 from scaler.maintenance.partition_rules import PartitionSet
 from scaler.maintenance.partition_sql import Grant, Place
+from scaler.maintenance.partition_steps import Ears, Hands
 
 PATIENCE: Final = timedelta(seconds=30)  # for one statement that changes the catalogue
 ASYNCHRONOUS: Final = "SET LOCAL synchronous_commit = off"
@@ -50,7 +51,7 @@ class Keeper:
         address: str,
     ) -> None:
         """`user` is who we are on the server, `address` what an archive command gets."""
-        self._database = database
+        self.database = database
         self._clock = clock
         self.rules = rules
         self.facts = facts
@@ -70,6 +71,19 @@ class Keeper:
 
     def monotonic(self) -> timedelta:
         return self._clock.monotonic()
+
+    def hands(self, wish: PartitionSet, patience: timedelta) -> Hands:
+        """For work of many transactions, noted down between them."""
+        return Hands(self.database, wish, self._clock, Ears(), patience=patience)
+
+    def ours(self) -> Mark:
+        """Of a partition whose bounds do not show that it is ours."""
+        return Mark(of=self.rules.table, ours=True)
+
+    def drained(self) -> Mark:
+        """Of a DEFAULT partition whose rows have all been copied out, just now."""
+        now = self._clock.now()
+        return Mark(of=self.rules.table, bound="DEFAULT", retired=now, detached=now, drained=now)
 
     async def take(self, steps: Sequence[Step]) -> None:
         """Carry out one step, or the creation of several partitions together.
@@ -102,7 +116,7 @@ class Keeper:
     async def transaction(self, statement: timedelta = PATIENCE) -> AsyncIterator[Handle]:
         """All or nothing, with bounded waits, as the owner of the table."""
         wait = self.rules.locks.wait
-        async with self._database.transaction(lock_wait=wait, statement=statement) as handle:
+        async with self.database.transaction(lock_wait=wait, statement=statement) as handle:
             if self._user != self.facts.owner:
                 await handle.execute(partition_sql.role(self.facts.owner))
             yield handle
@@ -124,8 +138,7 @@ class Keeper:
         place = self.at(step.name)
         parts: list[Part] = [self.alike(place, indexes=indexes)]
         if step.marked:
-            mark = Mark(of=self.rules.table, ours=True)
-            parts.append(partition_sql.commented(place, mark, None))
+            parts.append(partition_sql.commented(place, self.ours(), None))
         return [*parts, *partition_sql.granted(place, grants)]
 
     def alike(self, place: Place, *, indexes: bool = False) -> Part:
@@ -140,7 +153,7 @@ class Keeper:
         """What is granted on the table to others than its owner."""
         if self.rules.template.privileges == "none":
             return []
-        rows = await self._database.fetch(
+        rows = await self.database.fetch(
             "SELECT coalesce(pg_get_userbyid(nullif(g.grantee, 0)), ''), g.privilege_type,"
             " g.is_grantable FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,"
             " aclexplode(c.relacl) g WHERE n.nspname = %s AND c.relname = %s"
@@ -179,7 +192,7 @@ class Keeper:
         await self._remember(place, mark.but(detached=self._clock.now()), old.comment)
 
     async def _pending(self, place: Place) -> bool:
-        rows = await self._database.fetch(
+        rows = await self.database.fetch(
             "SELECT to_jsonb(i) ->> 'inhdetachpending' FROM pg_inherits i"
             " JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE n.nspname = %s AND c.relname = %s",
@@ -198,12 +211,12 @@ class Keeper:
         wait = self.rules.locks.wait
         other = self._user != self.facts.owner
         if other:
-            await self._database.execute(phrase("SET ROLE {}", name(self.facts.owner)))
+            await self.database.execute(phrase("SET ROLE {}", name(self.facts.owner)))
         try:
-            await self._database.execute(phrase("{}", statement), lock_wait=wait)
+            await self.database.execute(phrase("{}", statement), lock_wait=wait)
         finally:
-            if other and self._database.connected:
-                await self._database.execute("RESET ROLE")
+            if other and self.database.connected:
+                await self.database.execute("RESET ROLE")
 
     async def _remember(self, place: Place, mark: Mark, comment: str | None) -> None:
         """Write a mark down; the disk is not waited for.

@@ -155,6 +155,14 @@ def grants(facts: Facts) -> Iterator[str]:
         yield f'GRANT USAGE, CREATE ON SCHEMA "{schema}" TO "{facts.owner}";'
 
 
+def closed(rules: PartitionSet, now: datetime) -> str:
+    """Why heavy work waits at this time of day; empty when it need not."""
+    window = rules.locks.window
+    if window is None or window.holds(now.astimezone(rules.timezone).time()):
+        return ""
+    return f"heavy work is done {window} {rules.timezone}"
+
+
 def astray_limit(rules: PartitionSet, now: datetime) -> tuple[datetime, datetime]:
     """Between which moments rows of the DEFAULT partition get partitions of their own.
 
@@ -192,10 +200,7 @@ class _Planner:
         steps += self._after_detach()
         horizon, until = self._horizon()
         self._alarm(horizon, created)
-        local = self.now.astimezone(self.zone).time()
-        window = self.rules.locks.window
-        if not hold and window is not None and not window.holds(local):
-            hold = f"heavy work is done {window} {self.zone}"
+        hold = hold or closed(self.rules, self.now)
         return Plan(
             table=self.rules.table,
             steps=tuple(s for s in steps if not (s.heavy and hold)),

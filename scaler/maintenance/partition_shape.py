@@ -48,11 +48,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """A partition to be; edges are literals of the key, None where it is open."""
+    """A partition to be; edges are literals of the key, None where it is open.
+
+    Without an upper edge it takes what none before takes, rows without a key as well.
+    """
 
     name: str
     lower: str | None
-    upper: str
+    upper: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,15 @@ class Shape:
     unique: str  # the index over `identity`; empty when the primary key holds the key already
     identity: tuple[str, ...]  # what tells a row from others in the partitioned table
     upcoming: tuple[Piece, ...]
-    pieces: tuple[Piece, ...]  # what the history is split into
+    pieces: tuple[Piece, ...]  # what the history is split into, without a gap; names may repeat
+
+    def tables(self) -> tuple[str, ...]:
+        """What the pieces are, each once."""
+        return tuple(dict.fromkeys(piece.name for piece in self.pieces))
+
+    def edges(self) -> Part:
+        """Where the next piece begins: an array, for `width_bucket`."""
+        return listed([value(piece.upper) for piece in self.pieces if piece.upper is not None])
 
     def names(self) -> tuple[str, ...]:
         """What must not exist yet."""
@@ -116,9 +127,10 @@ def shape(wish: PartitionSet, kind: KeyKind, facts: Facts, span: Span, now: date
     )
 
 
-def within(key: str, lower: str | None, upper: str) -> Part:
+def within(column: Part, lower: str | None, upper: str | None) -> Part:
     """The condition that holds for every row of a range."""
-    column = name(key)
+    if upper is None:
+        return phrase("({k} < {l}) IS NOT TRUE", k=column, l=value(lower))
     below = phrase("{k} IS NOT NULL AND {k} < {u}", k=column, u=value(upper))
     if lower is None:
         return below
@@ -127,7 +139,7 @@ def within(key: str, lower: str | None, upper: str) -> Part:
     )
 
 
-def bounded(lower: str | None, upper: str) -> Part:
+def bounded(lower: str | None, upper: str | None) -> Part:
     """FOR VALUES ..."""
     begin = phrase("MINVALUE") if lower is None else value(lower)
     return phrase("FOR VALUES FROM ({}) TO ({})", begin, value(upper))

@@ -53,20 +53,23 @@ def aside(facts: Facts, form: Shape) -> Iterator[Step]:
                 table,
                 name(facts.schema, facts.table),
                 name(form.check),
-                within(facts.key, piece.lower, piece.upper),
+                within(name(facts.key), piece.lower, piece.upper),
                 with_options(facts),
             ),
             *_indexed(facts, form, piece.name),
         ]
-        statements += [
-            phrase(
-                "ALTER TABLE {} ADD CONSTRAINT {} {}",
-                table, name(reference.name), given(reference.definition),
-            )
-            for reference in facts.references
-        ]  # fmt: skip
+        statements += referring(facts, table)
         because = f"a table for the rows from {piece.lower or 'the beginning'} to {piece.upper}"
         yield Step(name=f"aside {piece.name}", statements=tuple(statements), because=because)
+
+
+def referring(facts: Facts, table: Part) -> Iterator[Statement]:
+    """The same foreign keys on another table, which is empty yet."""
+    for reference in facts.references:
+        yield phrase(
+            "ALTER TABLE {} ADD CONSTRAINT {} {}",
+            table, name(reference.name), given(reference.definition),
+        )  # fmt: skip
 
 
 def _indexed(facts: Facts, form: Shape, table: str) -> Iterator[Statement]:
@@ -129,7 +132,7 @@ def _repeating(facts: Facts, form: Shape, *, copying: bool) -> Statement:
         " RETURN NULL; END IF;"
         " IF TG_OP <> 'INSERT' THEN {deletes} END IF;"
         " IF TG_OP <> 'DELETE' THEN {inserts} END IF; RETURN NULL; END",
-        every=listed([name(facts.schema, piece.name) for piece in form.pieces]),
+        every=listed([name(facts.schema, table) for table in form.tables()]),
         copying=value(copying),
         strict=given(strict),
         again=_again(facts),
@@ -182,10 +185,11 @@ def _routed(facts: Facts, form: Shape, row: str) -> Part:
                 columns(named), _fields("excluded", named),
             )  # fmt: skip
         word = phrase("IF") if number == 0 else phrase("ELSIF")
-        key = name(facts.key)
-        found.append(
-            phrase("{} {}.{} < {} THEN {}", word, given(row), key, value(piece.upper), what)
-        )
+        if piece.upper is None:
+            found.append(phrase("ELSE {}", what))
+        else:
+            edge = phrase("{}.{} < {}", given(row), name(facts.key), value(piece.upper))
+            found.append(phrase("{} {} THEN {}", word, edge, what))
     return phrase("{} END IF;", listed(found, " "))
 
 
@@ -200,16 +204,24 @@ def places(facts: Facts, form: Shape, begin: int, end: int) -> Part:
 
 
 def ranges_in(facts: Facts, form: Shape, begin: int, end: int) -> Statement:
-    """Which ranges the rows of these pages are in."""
-    column = facts.key_column
-    kind = given(column.type if column else "text")
-    edges = listed([value(piece.upper) for piece in form.pieces])
+    """The numbers of the pieces that the rows of these pages are in."""
     return phrase(
-        "SELECT DISTINCT width_bucket(h.{}, ARRAY[{}]::{}[]) FROM {}",
-        name(facts.key),
-        edges,
-        kind,
+        "SELECT DISTINCT {} FROM {}",
+        piece_of(facts, form, phrase("h")),
         places(facts, form, begin, end),
+    )
+
+
+def piece_of(facts: Facts, form: Shape, row: Part) -> Part:
+    """The number of the piece that a row is in; one without a key is in the last."""
+    column = facts.key_column
+    return phrase(
+        "coalesce(width_bucket({}.{}, ARRAY[{}]::{}[]), {})",
+        row,
+        name(facts.key),
+        form.edges(),
+        given(column.type if column else "text"),
+        value(len(form.pieces) - 1),
     )
 
 
@@ -223,7 +235,7 @@ def copy_rows(facts: Facts, form: Shape, piece: Piece, begin: int, end: int) -> 
         columns(named),
         _fields("h", named),
         places(facts, form, begin, end),
-        within(facts.key, piece.lower, piece.upper),
+        within(name(facts.key), piece.lower, piece.upper),
         table,
         _same(phrase("m"), phrase("h"), form.identity),
     )
@@ -250,31 +262,25 @@ def copy_again(facts: Facts, form: Shape, most: int | None) -> tuple[Statement, 
             old, taken, _same(phrase("h"), phrase("t"), form.identity),
         ),
     ]  # fmt: skip
-    for piece in form.pieces:
-        table = name(facts.schema, piece.name)
-        statements.append(
-            phrase(
-                "DELETE FROM {} m USING {} t WHERE {}",
-                table, taken, _same(phrase("m"), phrase("t"), form.identity),
-            )
-        )  # fmt: skip
-        statements.append(
-            phrase(
-                "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM ONLY {} h JOIN {} t"
-                " ON {} WHERE {}",
-                table, columns(named), _fields("h", named), old, taken,
-                _same(phrase("h"), phrase("t"), form.identity),
-                _of(phrase("h"), facts.key, piece),
-            )
-        )  # fmt: skip
+    statements += [
+        phrase(
+            "DELETE FROM {} m USING {} t WHERE {}",
+            name(facts.schema, table), taken, _same(phrase("m"), phrase("t"), form.identity),
+        )
+        for table in form.tables()
+    ]  # fmt: skip
+    key = phrase("h.{}", name(facts.key))
+    statements += [
+        phrase(
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM ONLY {} h JOIN {} t"
+            " ON {} WHERE {}",
+            name(facts.schema, piece.name), columns(named), _fields("h", named), old, taken,
+            _same(phrase("h"), phrase("t"), form.identity),
+            within(key, piece.lower, piece.upper),
+        )
+        for piece in form.pieces
+    ]  # fmt: skip
     return tuple(statements)
-
-
-def _of(row: Part, key: str, piece: Piece) -> Part:
-    below = phrase("{}.{} < {}", row, name(key), value(piece.upper))
-    if piece.lower is None:
-        return below
-    return phrase("{} AND {}.{} >= {}", below, row, name(key), value(piece.lower))
 
 
 def left_again(facts: Facts) -> Statement:
@@ -315,8 +321,7 @@ def swapped(facts: Facts, form: Shape) -> Step:
     here, old = name(facts.schema, facts.table), name(facts.schema, form.history)
     statements: list[Statement] = [
         phrase("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", here),
-        *copy_again(facts, form, None),
-        *_out_of_step(facts, form),
+        *last_copied(facts, form),
         phrase("ALTER TABLE {} DETACH PARTITION {}", here, old),
         commented(facts, form.history, facts.comment),  # no retention takes it for one of its own
     ]
@@ -348,6 +353,11 @@ def swapped(facts: Facts, form: Shape) -> Step:
     )
 
 
+def last_copied(facts: Facts, form: Shape) -> tuple[Statement, ...]:
+    """What is left, with the table locked; then nothing is kept in step any more."""
+    return (*copy_again(facts, form, None), *_out_of_step(facts, form))
+
+
 def _out_of_step(facts: Facts, form: Shape) -> tuple[Statement, ...]:
     old, function = name(facts.schema, form.history), _function(facts)
     return (
@@ -360,7 +370,7 @@ def _out_of_step(facts: Facts, form: Shape) -> tuple[Statement, ...]:
 
 def abandoned(facts: Facts, form: Shape) -> Step:
     """Forgets the copies; the table stays live with its history in one partition."""
-    gone = (phrase("DROP TABLE IF EXISTS {}", name(facts.schema, p.name)) for p in form.pieces)
+    gone = (phrase("DROP TABLE IF EXISTS {}", name(facts.schema, one)) for one in form.tables())
     return Step(
         name="abandon split",
         because="the copies are not used by anybody",

@@ -71,11 +71,21 @@ class Ears:
 class Hands:
     """Runs statements of one conversion and keeps its notes."""
 
-    def __init__(self, database: Postgres, wish: PartitionSet, clock: Clock, ears: Ears) -> None:
+    def __init__(
+        self,
+        database: Postgres,
+        wish: PartitionSet,
+        clock: Clock,
+        ears: Ears,
+        *,
+        patience: timedelta = PATIENCE,
+    ) -> None:
+        """`patience` is how long a step waits for a transaction that stays on the table."""
         self.database = database
         self.wish = wish
         self.clock = clock
         self.ears = ears
+        self._patience = patience
         self.paths = "public"  # the search path of this role, for declared queries
 
     @asynccontextmanager
@@ -195,7 +205,7 @@ class Hands:
             Busy: it was tried `locks.tries` times, or long transactions would not end.
         """
         locks = self.wish.locks
-        cut, pause, end = 0, FIRST_PAUSE, self.clock.monotonic() + PATIENCE
+        cut, pause, end = 0, FIRST_PAUSE, self.clock.monotonic() + self._patience
         for number in range(1, locks.tries + 1):
             if table is not None:
                 await self._until_free(doing, table, end)

@@ -5,13 +5,18 @@ read by one statement, so by one snapshot, and are equal at every moment while t
 them in step: it can be compared while all write on.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Final
 
-from scaler.clients.postgres import Part, Row, Statement, given, listed, name, phrase, value
+from scaler.clients.postgres import Part, Row, Statement, listed, name, phrase, value
 from scaler.maintenance.partition_shape import Piece, Shape
+from scaler.maintenance.partition_split import piece_of
 from scaler.maintenance.partition_table import Facts
+
+NOTHING: Final = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,35 +36,29 @@ class Compared:
 
 def comparison(facts: Facts, form: Shape, pieces: Sequence[Piece]) -> Statement:
     """One statement for neighbouring ranges; answers which, whether old or copied, count, hash."""
-    column = facts.key_column
-    edges = phrase(
-        "ARRAY[{}]::{}[]",
-        listed([value(piece.upper) for piece in form.pieces]),
-        given(column.type if column else "text"),
-    )
-    key = name(facts.key)
-    bounds = phrase("x.{} < {}", key, value(pieces[-1].upper))
-    if pieces[0].lower is not None:
-        bounds = phrase("{} AND x.{} >= {}", bounds, key, value(pieces[0].lower))
+    key, first, last = name(facts.key), pieces[0].lower, pieces[-1].upper
+    bounds = [phrase("true")]
+    if first is not None:
+        bounds.append(phrase("x.{} >= {}", key, value(first)))
+    if last is not None:
+        bounds.append(phrase("x.{} < {}", key, value(last)))
     old = phrase(
-        "SELECT width_bucket(x.{}, {}), 'old', count(*), sum({}) FROM ONLY {} x WHERE {}"
-        " GROUP BY 1",
-        key,
-        edges,
+        "SELECT {}, 'old', count(*), sum({}) FROM ONLY {} x WHERE {} GROUP BY 1",
+        piece_of(facts, form, phrase("x")),
         _hash(facts),
         name(facts.schema, form.history),
-        bounds,
+        listed(bounds, " AND "),
     )
-    copies = [
-        phrase(
+    copies = {
+        piece.name: phrase(
             "SELECT {}::int, 'copy', count(*), coalesce(sum({}), 0) FROM ONLY {} x",
             value(form.pieces.index(piece)),
             _hash(facts),
             name(facts.schema, piece.name),
         )
         for piece in pieces
-    ]
-    return listed([old, *copies], " UNION ALL ")
+    }
+    return listed([old, *copies.values()], " UNION ALL ")
 
 
 def _hash(facts: Facts) -> Part:
@@ -68,21 +67,29 @@ def _hash(facts: Facts) -> Part:
 
 
 def answered(form: Shape, pieces: Sequence[Piece], rows: Sequence[Row]) -> tuple[Compared, ...]:
-    """What the statement of `comparison` found, per range."""
-    found = {(place, side): (count, hashed) for place, side, count, hashed in rows}
-    nothing = (0, Decimal(0))
+    """What the statement of `comparison` found, per table."""
+    counts: Counter[tuple[str, str]] = Counter()
+    hashes: dict[tuple[str, str], Decimal] = {}
+    for place, side, count, hashed in rows:
+        where = (form.pieces[place].name, side)
+        counts[where] += count
+        hashes[where] = hashes.get(where, NOTHING) + hashed
 
-    def one(piece: Piece) -> Compared:
-        place = form.pieces.index(piece)
-        old, copy = found.get((place, "old"), nothing), found.get((place, "copy"), nothing)
+    def one(table: str) -> Compared:
+        old, copy = (table, "old"), (table, "copy")
         return Compared(
-            piece=piece.name, rows=old[0], copied=copy[0], hash=old[1], copied_hash=copy[1]
+            piece=table,
+            rows=counts[old],
+            copied=counts[copy],
+            hash=hashes.get(old, NOTHING),
+            copied_hash=hashes.get(copy, NOTHING),
         )
 
-    return tuple(one(piece) for piece in pieces)
+    return tuple(one(table) for table in dict.fromkeys(piece.name for piece in pieces))
 
 
 def together(facts: Facts, form: Shape) -> tuple[tuple[Piece, ...], ...]:
     """Which ranges are compared by one statement: each alone with an index on the key, else all."""
     indexed = any(i.columns[:1] == (facts.key,) and not i.partial for i in facts.indexes)
-    return tuple((piece,) for piece in form.pieces) if indexed else (form.pieces,)
+    alone = indexed and form.pieces[-1].upper is not None
+    return tuple((piece,) for piece in form.pieces) if alone else (form.pieces,)

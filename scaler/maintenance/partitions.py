@@ -15,7 +15,12 @@ from typing import Final, TypeVar
 from scaler.clients.postgres import Postgres
 from scaler.clock import Clock
 from scaler.errors import Busy, ScalerError, Unavailable
-from scaler.maintenance import partition_catalog, partition_drain, partition_plan, partition_words
+from scaler.maintenance import (
+    partition_catalog,
+    partition_exchange,
+    partition_plan,
+    partition_words,
+)
 from scaler.maintenance.partition_facts import Facts
 from scaler.maintenance.partition_keeper import Keeper
 from scaler.maintenance.partition_plan import Create, Drain, Finding, Level, Plan, Step
@@ -224,7 +229,7 @@ class DatabasePartitioner:
         try:
             for batch in _batches(plan.steps):
                 self._insist()
-                await self._patiently(partial(_take, keeper, batch), tries)
+                await self._patiently(partial(self._take, keeper, batch), tries)
                 done += [partition_words.described(step) for step in batch]
         except Busy as error:
             return Outcome(
@@ -233,6 +238,12 @@ class DatabasePartitioner:
         except ScalerError as error:
             return Outcome(table=rules.table, plan=plan, done=tuple(done), failed=str(error))
         return Outcome(table=rules.table, plan=plan, done=tuple(done))
+
+    async def _take(self, keeper: Keeper, steps: Sequence[Step]) -> None:
+        if isinstance(steps[0], Drain):
+            await partition_exchange.drain(keeper, steps[0], self._hold)
+        else:
+            await keeper.take(steps)
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]], tries: int) -> T:
         """The result of `attempt`, which is made again while others hold what it needs."""
@@ -256,13 +267,6 @@ def _batches(steps: Sequence[Step]) -> list[list[Step]]:
         else:
             batches.append([step])
     return batches
-
-
-async def _take(keeper: Keeper, steps: Sequence[Step]) -> None:
-    if isinstance(steps[0], Drain):
-        await partition_drain.drain(keeper, steps[0])
-    else:
-        await keeper.take(steps)
 
 
 def _unreadable(rules: PartitionSet, error: ScalerError) -> Plan:

@@ -57,19 +57,22 @@ class Books:
         return DatabasePartitioner(found, clock=self.clock, **more)
 
     async def run(self, *sets: dict[str, Any], user: str = "postgres", **more: Any) -> Report:
-        """A run, when the server has noticed that the session of the one before is over."""
-        for _ in range(200):
-            report = await self.keeper(*sets, user=user, **more).run()
-            if not report.standing_by:
-                break
-            await asyncio.sleep(0.02)
-        return report
+        return await kept(self.keeper(*sets, user=user, **more))
 
     def partitions(self, table: str = "ledger") -> list[str]:
         return self.sql(
             "SELECT inhrelid::regclass FROM pg_inherits "
             f"WHERE inhparent = '{table}'::regclass ORDER BY inhrelid::regclass::text"
         ).split()
+
+
+async def kept(keeper: DatabasePartitioner) -> Report:
+    """One run; the session of one before may take a moment to end on the server."""
+    for _ in range(200):
+        if not (report := await keeper.run()).standing_by:
+            break
+        await asyncio.sleep(0.05)
+    return report
 
 
 def counting(seen: list[str]) -> Any:

@@ -110,6 +110,7 @@ async def test_undone_under_load_it_is_the_table_that_it_was(
     assert (await conversion.run(Stage.LIVE)).stage is Stage.LIVE  # and again
 
 
+@pytest.mark.timeout(300)
 async def test_killed_at_any_of_many_points_it_goes_on(
     server: PostgresServer, tmp_path: Path
 ) -> None:
