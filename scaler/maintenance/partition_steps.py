@@ -93,11 +93,14 @@ class Hands:
         """The only one that converts this table, over all processes.
 
         Raises:
-            Refused: another one does.
+            Refused: another one does, or the server is a replica.
             PermanentError: a pooler stands in between, and would give the lock to somebody else.
         """
         database = self.database
-        database.insist((await database.fetch("SELECT pg_backend_pid()"))[0][0])
+        pid, replica = (await database.fetch("SELECT pg_backend_pid(), pg_is_in_recovery()"))[0]
+        database.insist(pid)
+        if replica:
+            raise Refused("the server is a replica; give the address of the one that takes writes")
         self.paths = (await database.fetch("SHOW search_path"))[0][0]
         for setting in SETTINGS:
             await database.execute(setting)

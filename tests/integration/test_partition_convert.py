@@ -12,12 +12,10 @@ import psycopg
 import pytest
 
 from scaler.clients.postgres import Postgres
-from scaler.errors import Forbidden, NotFound, PermanentError, Refused, ScalerError, Unavailable
+from scaler.errors import Forbidden, NotFound, PermanentError, Refused
 from scaler.maintenance.partition_convert import Conversion
-from scaler.maintenance.partition_copy import Watch
 from scaler.maintenance.partition_notes import Stage
 from scaler.maintenance.partition_rules import PartitionSet
-from scaler.maintenance.partition_steps import Ears, Progress
 from tests.integration.converter import WISH
 from tests.integration.ledger_traffic import Traffic, table, wrong
 from tests.integration.postgreses import PostgresServer, serving_postgres
@@ -143,30 +141,6 @@ async def test_killed_at_any_of_many_points_it_goes_on(
     assert status.stage is Stage.VERIFIED
 
 
-async def test_a_long_transaction_only_postpones_it(
-    server: PostgresServer, place: str, database: Postgres
-) -> None:
-    said: list[Progress] = []
-    conversion = Conversion(database, wish(), ears=Ears(told=said.append))
-    clients = traffic(server, place)
-    async with (
-        await psycopg.AsyncConnection.connect(server.dsn(place)) as idle,
-        clients.running() as seen,
-    ):
-        await idle.execute("SELECT count(*) FROM transactions")
-        running = asyncio.create_task(conversion.run(Stage.LIVE))
-        await eventually(lambda: any("waits for" in one.message for one in said))
-        so_far = len(seen.waits_ms)
-        await eventually(lambda: len(seen.waits_ms) > so_far + 200)
-        held = max(seen.waits_ms[so_far:])
-        assert not running.done()
-        await idle.rollback()
-        assert (await running).stage is Stage.LIVE
-    assert (seen.errors, seen.missed) == ([], [])
-    assert held < 500
-    assert wrong(server.dsn(place), seen, ROWS) == NOTHING
-
-
 async def test_a_writer_above_read_committed_is_copied_again(
     server: PostgresServer, place: str, database: Postgres
 ) -> None:
@@ -239,67 +213,6 @@ async def test_a_table_that_is_gone_is_named(
         await conversion.run(Stage.SPLIT)
     with pytest.raises(NotFound, match="there is no table"):
         await Conversion(database, wish(table="nowhere")).run()
-
-
-async def test_two_daemons_do_not_convert_one_table(
-    server: PostgresServer, place: str, database: Postgres
-) -> None:
-    other = Postgres(server.dsn(place))
-    await other.fetch(
-        "SELECT pg_advisory_lock(hashtext('scaler.convert'), hashtext('public.transactions'))"
-    )
-    with pytest.raises(Refused, match="is being converted by process"):
-        await Conversion(database, wish()).run()
-    await other.aclose()
-
-
-async def test_a_server_that_restarts_within_a_step_is_said_and_it_goes_on(
-    server: PostgresServer, place: str, database: Postgres
-) -> None:
-    broken = False
-
-    def after(statement: str) -> None:
-        nonlocal broken
-        if not broken and "ATTACH PARTITION" in statement:
-            broken = True
-            server.kill()
-            server.start()
-
-    conversion = Conversion(database, wish(), ears=Ears(after=after))
-    with pytest.raises(ScalerError):
-        await conversion.run(Stage.LIVE)
-    assert broken
-    assert (await conversion.run(Stage.VERIFIED)).stage is Stage.VERIFIED
-    assert wrong(server.dsn(place), traffic(server, place).seen, ROWS) == NOTHING
-
-
-async def test_a_disk_that_is_nearly_full_stops_the_copy(
-    server: PostgresServer, place: str, database: Postgres
-) -> None:
-    free = 10_000
-    conversion = Conversion(database, wish(), watch=Watch(free_bytes=lambda: free))
-    with pytest.raises(Unavailable, match="nothing is lost"):
-        await conversion.run(Stage.SPLIT)
-    free = 10**12
-    assert (await conversion.run(Stage.VERIFIED)).stage is Stage.VERIFIED
-
-
-async def test_a_query_that_would_become_worse_stops_the_swap(
-    server: PostgresServer, place: str, database: Postgres
-) -> None:
-    server.psql("ALTER TABLE transactions SET (autovacuum_enabled = off)", place)
-    slow = {"queries": ["SELECT * FROM transactions ORDER BY created_at LIMIT 1 OFFSET 5000"]}
-    conversion = Conversion(database, wish(migrate=slow))
-    hands = conversion._hands
-
-    async def before(_: Any) -> dict[str, float]:
-        return {slow["queries"][0]: next(costs)}
-
-    costs = iter([150.0, 400.0])
-    hands._costs = before  # type: ignore[assignment,method-assign]
-    with pytest.raises(Refused, match="would cost 400 in place of 150"):
-        await conversion.run(Stage.LIVE)
-    assert server.psql("SELECT relkind FROM pg_class WHERE relname = 'transactions'", place) == "r"
 
 
 async def test_an_altered_copy_is_noticed_before_the_swap(
