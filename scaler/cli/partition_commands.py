@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from scaler.cli.group import CHANGES, FAILED, errors, group, output, settings_of
+from scaler.cli.group import CHANGES, FAILED, daemon_of, errors, group, output, settings_of
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -91,7 +91,9 @@ def run(
 ) -> None:
     """Say what will be done, ask, and do it. Exits with 1 when a table could not be kept."""
     with errors():
-        well = _sets().run(_databases(context, file).chosen(name), form, yes=yes)
+        well = _sets().run(
+            _databases(context, file).chosen(name), form, yes=yes, daemon=daemon_of(context)
+        )
         raise SystemExit(0 if well else FAILED)
 
 

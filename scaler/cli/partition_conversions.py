@@ -1,23 +1,23 @@
 """Conversions on the command line: what was found, a question, progress, and how far it is."""
 
 import asyncio
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from scaler.cli.client import Daemon
+from scaler.cli.ease import unsettled
 from scaler.cli.output import short, show, table
-from scaler.clients.postgres import Postgres
-from scaler.errors import ConfigError, Refused, ScalerError
+from scaler.clock import SystemClock
+from scaler.errors import ConfigError, Refused
 from scaler.maintenance.partition_convert import Conversion, Report
-from scaler.maintenance.partition_copy import Watch
 from scaler.maintenance.partition_file import load_partitions
 from scaler.maintenance.partition_notes import Notes, Stage
 from scaler.maintenance.partition_rules import Database, PartitionSet
 from scaler.maintenance.partition_steps import Ears, Progress
+from scaler.maintenance.partitions import DatabasePartitioner
 
 Found = tuple[Database, PartitionSet]
 
@@ -44,17 +44,21 @@ def chosen(path: Path, name: str) -> Found:
     return found[0]
 
 
-def convert(found: Found, action: str, until: str, form: str, *, yes: bool) -> int:
-    """Do it, and answer with the exit code."""
-    return asyncio.run(_convert(found, action, Stage(until), form, yes=yes))
+def convert(found: Found, action: str, until: str, form: str, *, yes: bool, daemon: Daemon) -> int:
+    """Do it, and answer with the exit code. A `daemon` that runs knows when to hold back."""
+    return asyncio.run(_convert(found, action, Stage(until), form, yes=yes, daemon=daemon))
 
 
-async def _convert(found: Found, action: str, until: Stage, form: str, *, yes: bool) -> int:
+async def _convert(
+    found: Found, action: str, until: Stage, form: str, *, yes: bool, daemon: Daemon
+) -> int:
     database, wish = found
-    server = Postgres(database.address(), name="scaler convert")
+    clock = SystemClock()
+    partitioner = DatabasePartitioner(
+        database, clock=clock, hold=unsettled(daemon, database.wait_for, clock)
+    )
     try:
-        watch = Watch(free_bytes=await _disk(server))
-        conversion = Conversion(server, wish, ears=Ears(told=_Voice().told), watch=watch)
+        conversion = await partitioner.conversion(wish.table, ears=Ears(told=_Voice().told))
         if action == "sql":
             click.echo(await conversion.script())
             return 0
@@ -71,7 +75,7 @@ async def _convert(found: Found, action: str, until: Stage, form: str, *, yes: b
         plain = _plain(wish.table, known)
         show(form, plain, lambda: _shown(plain))
     finally:
-        await server.aclose()
+        await partitioner.aclose()
     return 0
 
 
@@ -142,17 +146,3 @@ def _shown(plain: Mapping[str, Any]) -> str:
         for step in plain["steps"]
     ]
     return "\n".join((*lines, table(("STEP", "NOTED"), rows))) if rows else lines[0]
-
-
-async def _disk(server: Postgres) -> Any:
-    """What is free where the data of a server of this machine is; else nobody knows."""
-    try:
-        rows = await server.fetch(
-            "SELECT current_setting('data_directory', true), inet_server_addr() IS NULL"
-        )
-    except ScalerError:
-        return lambda: None
-    folder, here = rows[0]
-    if not folder or not here or not os.access(folder, os.F_OK):
-        return lambda: None
-    return lambda: shutil.disk_usage(folder).free

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from scaler.cli.group import errors, output, settings_of
+from scaler.cli.group import daemon_of, errors, output, settings_of
 from scaler.cli.partition_commands import DEFAULT_FILE, in_file, partitions, working
 
 EXAMPLES = (
@@ -51,4 +51,5 @@ def convert(
         work = working("partition_conversions")
         path = file or settings_of(context).partitions or DEFAULT_FILE
         found = work.chosen(path, table)
-        raise SystemExit(work.convert(found, action or "run", until, form, yes=yes))
+        daemon = daemon_of(context)
+        raise SystemExit(work.convert(found, action or "run", until, form, yes=yes, daemon=daemon))

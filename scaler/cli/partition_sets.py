@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from scaler.cli.client import Daemon
+from scaler.cli.ease import unsettled
 from scaler.cli.output import show, styled, table
 from scaler.clock import SystemClock
 from scaler.errors import Refused, ScalerError
@@ -19,12 +21,18 @@ T = TypeVar("T")
 
 
 def _of_each(
-    databases: Iterable[Database], ask: Callable[[DatabasePartitioner], Awaitable[T]]
+    databases: Iterable[Database],
+    ask: Callable[[DatabasePartitioner], Awaitable[T]],
+    daemon: Daemon | None = None,
 ) -> list[T]:
+    """The answers of each; a `daemon` that runs knows when heavy steps wait."""
+
     async def one_by_one() -> list[T]:
         answers = []
         for rules in databases:
-            partitioner = DatabasePartitioner(rules, clock=SystemClock())
+            clock = SystemClock()
+            hold = unsettled(daemon, rules.wait_for, clock)
+            partitioner = DatabasePartitioner(rules, clock=clock, hold=hold)
             try:
                 answers.append(await ask(partitioner))
             finally:
@@ -34,8 +42,8 @@ def _of_each(
     return asyncio.run(one_by_one())
 
 
-def _plans(databases: Sequence[Database]) -> list[tuple[Plan, ...]]:
-    return _of_each(databases, lambda partitioner: partitioner.plan())
+def _plans(databases: Sequence[Database], daemon: Daemon | None = None) -> list[tuple[Plan, ...]]:
+    return _of_each(databases, lambda partitioner: partitioner.plan(), daemon)
 
 
 def status(databases: Sequence[Database], form: str) -> None:
@@ -80,14 +88,14 @@ def _lines(found: Iterable[tuple[Database, tuple[Plan, ...]]]) -> list[str]:
     return lines or ["every partition set is as it should be"]
 
 
-def run(databases: Sequence[Database], form: str, *, yes: bool) -> bool:
+def run(databases: Sequence[Database], form: str, *, yes: bool, daemon: Daemon) -> bool:
     """Print what will be done, ask, and do it; whether all went well.
 
     Raises:
         Refused: nobody is there to be asked.
     """
     if not yes:
-        found = list(zip(databases, _plans(databases), strict=True))
+        found = list(zip(databases, _plans(databases, daemon), strict=True))
         click.echo("\n".join(_lines(found)), err=True)
         if not any(plan.steps for _, plans in found for plan in plans):
             return True
@@ -95,7 +103,7 @@ def run(databases: Sequence[Database], form: str, *, yes: bool) -> bool:
             raise Refused("nobody is there to be asked; say --yes to do it")
         if not click.confirm("Do it?", err=True):
             raise Refused("nothing was changed")
-    reports = _of_each(databases, lambda partitioner: partitioner.run())
+    reports = _of_each(databases, lambda partitioner: partitioner.run(), daemon)
     show(form, [_report(r) for r in reports], lambda: "\n".join(map(_text, reports)))
     return all(report.ok for report in reports)
 

@@ -34,6 +34,7 @@ def of(it: Watched, now: datetime) -> dict[str, Any]:
         else {"at": last.at.isoformat(), "before": last.before, "after": last.after},
         "paused": None if history.pause is None else _word(history.pause),
         "held": None if history.hold is None else _word(history.hold),
+        "unsettled": _unsettled(it),
         "looked_at": history.at.isoformat() if history.at else None,
         "instances": [_instance(i, it) for i in it.fleet.instances] if it.fleet else [],
     }
@@ -44,14 +45,17 @@ def unsettled(watched: Mapping[str, Watched], names: Collection[str]) -> str:
 
     A policy that is not there holds nothing up.
     """
-    for name in names:
-        it = watched.get(name)
-        if it is None or it.decision is None or it.fleet is None:
-            continue
-        if it.decision.desired != it.fleet.wanted or _ready(it) != it.decision.desired:
-            return f"{name} is being scaled"
-        if any(w.value is not None and w.goal and w.value > w.goal for w in it.decision.wishes):
-            return f"{name} is above its goal"
+    found = (_unsettled(watched[name]) for name in names if name in watched)
+    return next((why for why in found if why), "")
+
+
+def _unsettled(it: Watched) -> str:
+    if it.decision is None or it.fleet is None:
+        return ""
+    if it.decision.desired != it.fleet.wanted or _ready(it) != it.decision.desired:
+        return f"{it.name} is being scaled"
+    if any(w.value is not None and w.goal and w.value > w.goal for w in it.decision.wishes):
+        return f"{it.name} is above its goal"
     return ""
 
 

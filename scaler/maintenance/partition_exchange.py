@@ -17,6 +17,7 @@ from scaler.maintenance import partition_drain, partition_plan, partition_sql
 from scaler.maintenance import partition_notes as notes
 from scaler.maintenance import partition_split as split
 from scaler.maintenance.partition_copy import Copy, Watch
+from scaler.maintenance.partition_disk import free_bytes
 from scaler.maintenance.partition_keeper import Keeper
 from scaler.maintenance.partition_notes import Notes, Stage
 from scaler.maintenance.partition_plan import Create, Drain
@@ -76,7 +77,11 @@ class _Exchange:
                 known = None
             if known is None:
                 known = await self._begin(now, above)
-            copy = Copy(self._hands, known, Watch(stop=self._stop))
+            copy = Copy(
+                self._hands,
+                known,
+                Watch(free_bytes=await free_bytes(self._database), stop=self._stop),
+            )
             if known.stage is not Stage.SPLIT:
                 grants = await self._keeper.grants()
                 await copy.fill(self._aside(known.form, above, grants))

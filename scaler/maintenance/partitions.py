@@ -14,17 +14,22 @@ from typing import Final, TypeVar
 
 from scaler.clients.postgres import Postgres
 from scaler.clock import Clock
-from scaler.errors import Busy, ScalerError, Unavailable
+from scaler.errors import Busy, ConfigError, ScalerError, Unavailable
 from scaler.maintenance import (
     partition_catalog,
     partition_exchange,
     partition_plan,
     partition_words,
 )
+from scaler.maintenance.partition_convert import Conversion
+from scaler.maintenance.partition_copy import Watch
+from scaler.maintenance.partition_disk import free_bytes
 from scaler.maintenance.partition_facts import Facts
 from scaler.maintenance.partition_keeper import Keeper
+from scaler.maintenance.partition_notes import Notes, Stage
 from scaler.maintenance.partition_plan import Create, Drain, Finding, Level, Plan, Step
 from scaler.maintenance.partition_rules import Database, PartitionSet
+from scaler.maintenance.partition_steps import Ears
 
 T = TypeVar("T")
 
@@ -124,6 +129,27 @@ class DatabasePartitioner:
             return tuple(plan for plan, _ in found), tuple(dict.fromkeys(grants))
         finally:
             await self._database.aclose()
+
+    async def convert(self, table: str, until: Stage = Stage.LIVE) -> Notes:
+        """Turn a plain table of these sets into a partitioned one while it is in use.
+
+        Raises as `Conversion.run` does, and:
+            ConfigError: the table stands in none of these sets.
+        """
+        return await (await self.conversion(table)).run(until)
+
+    async def conversion(self, table: str, *, ears: Ears | None = None) -> Conversion:
+        """How far a table is on its way, and each step of it: preflight, run, undo, drop the old.
+
+        Raises:
+            ConfigError: the table stands in none of these sets.
+        """
+        wish = next((one for one in self.rules.partitions if one.table == table), None)
+        if wish is None:
+            names = ", ".join(one.table for one in self.rules.partitions)
+            raise ConfigError(f"{table} stands in no partition set; there are {names}")
+        watch = Watch(free_bytes=await free_bytes(self._database), busy=self._hold)
+        return Conversion(self._database, wish, clock=self._clock, ears=ears, watch=watch)
 
     async def aclose(self) -> None:
         await self._database.aclose()

@@ -12,14 +12,17 @@ import psycopg
 import pytest
 
 from scaler.clients.postgres import Handle, Postgres
-from scaler.errors import Busy, Refused, ScalerError, Unavailable
+from scaler.clock import SystemClock
+from scaler.errors import Busy, ConfigError, Refused, ScalerError, Unavailable
 from scaler.maintenance.partition_convert import Conversion
 from scaler.maintenance.partition_copy import Watch
 from scaler.maintenance.partition_notes import Stage
-from scaler.maintenance.partition_rules import PartitionSet
+from scaler.maintenance.partition_rules import Database, PartitionSet
 from scaler.maintenance.partition_steps import Ears, Progress
+from scaler.maintenance.partitions import DatabasePartitioner
 from tests.integration.converter import WISH
 from tests.integration.ledger_traffic import Traffic, table, wrong
+from tests.integration.ledgers import Books
 from tests.integration.postgreses import PostgresServer, serving_postgres
 from tests.integration.running import SCALER, eventually, until
 
@@ -297,3 +300,44 @@ async def test_a_query_whose_plan_becomes_worse_stops_the_swap(
     assert (await conversion.undo()).stage is Stage.UNDONE
     few = Conversion(database, wish(ahead=3, migrate={"queries": queries}))
     assert (await few.run(Stage.LIVE)).stage is Stage.LIVE
+
+
+async def test_a_server_that_loses_power_within_a_detach(server: PostgresServer) -> None:
+    """The first half is committed, the second waits for a transaction; the next run does it."""
+    books = Books(server, "halfway")
+    books.ledger()
+    bounds = "FROM ('2026-01-01 00:00+00') TO ('2026-02-01 00:00+00')"
+    books.sql(f"CREATE TABLE old PARTITION OF ledger FOR VALUES {bounds}")
+    books.sql("INSERT INTO ledger VALUES (1, '2026-01-05 00:00+00', 1)")
+    rules = {"keep": "3 months", "locks": {"wait": "10s"}}
+    half = "SELECT count(*) FROM pg_inherits WHERE inhdetachpending"
+    idle = await psycopg.AsyncConnection.connect(server.dsn("halfway"))
+    await idle.execute("SELECT count(*) FROM ledger")
+    running = asyncio.create_task(books.run(rules))
+    while server.psql(half, "halfway") == "0":
+        await asyncio.sleep(0.02)
+    server.psql("CHECKPOINT")  # it does not wait for the disk by itself
+    server.kill()
+    server.start()
+    report = await running
+    await idle.close()
+    assert not report.ok
+    assert "old" in books.partitions()
+    report = await books.run(rules)
+    assert report.outcomes[0].done[0] == "finish detaching old"
+    assert "old" not in books.partitions()
+    assert books.sql("SELECT count(*) FROM old") == "1"
+
+
+async def test_who_keeps_the_sets_converts_as_well(server: PostgresServer, place: str) -> None:
+    rules = Database.model_validate(
+        {"name": "ledger", "dsn": server.dsn(place), "partitions": [WISH, {**WISH, "table": "x"}]}
+    )
+    keeper = DatabasePartitioner(rules, clock=SystemClock())
+    assert (await keeper.convert("public.transactions")).stage is Stage.LIVE
+    conversion = await keeper.conversion("public.transactions")
+    assert (await conversion.undo()).stage is Stage.UNDONE
+    with pytest.raises(ConfigError, match=r"public\.y stands in no partition set; there are"):
+        await keeper.convert("public.y")
+    await keeper.aclose()
+    assert server.psql(KIND, place) == "r"
