@@ -30,6 +30,10 @@ ALTER TABLE rest ALTER id DROP IDENTITY, DROP CONSTRAINT transactions_pkey;
 SELECT setval(pg_get_serial_sequence('transactions', 'id'), (SELECT max(id) FROM rest));
 ALTER TABLE transactions ATTACH PARTITION rest DEFAULT;
 """
+UUID = (
+    "(lpad(to_hex((extract(epoch FROM {at}) * 1000)::bigint), 12, '0') || '70008000'"
+    " || lpad(to_hex(i), 12, '0'))::uuid"
+)
 LEFT = "SELECT count(*) FROM pg_class WHERE relname ~ '_aside' AND relkind = 'r'"
 
 
@@ -203,7 +207,51 @@ async def test_every_belonging_of_the_table_goes_with_the_rows(server: PostgresS
     month = f"transactions_{datetime.now(UTC):%Y_%m}"
     owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE tablename ~ 'transactions|rest'"
     assert books.sql(owners) == "keeps"
-    assert books.sql(f"SELECT has_table_privilege('reads', '{month}', 'SELECT')") == "t"
+    rights = "SELECT count(*), bool_and(has_table_privilege('reads', inhrelid, 'SELECT'))"
+    rights += " FROM pg_inherits WHERE inhparent = 'transactions'::regclass"
+    there = len(books.partitions("transactions"))  # those that were made empty as well
+    assert books.sql(rights) == f"{there}|t"
     keys = f"SELECT count(*) FROM pg_constraint WHERE conrelid = '{month}'::regclass "
     assert books.sql(keys + "AND contype = 'f' AND conparentid <> 0") == "1"
     assert books.sql("SELECT sum(twice) FROM transactions") == "13500"
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "made"),
+    [
+        ("date", None, "{at}"),
+        ("timestamp", None, "{at}"),
+        ("timestamptz", None, "{at}"),
+        ("bigint", "epoch s", "extract(epoch FROM {at})::bigint"),
+        ("bigint", "epoch ms", "(extract(epoch FROM {at}) * 1000)::bigint"),
+        (
+            "uuid",
+            "uuidv7",
+            UUID,
+        ),
+    ],
+)
+async def test_every_kind_of_key_leaves_a_gap_to_default(
+    server: PostgresServer, kind: str, key: str | None, made: str
+) -> None:
+    """May and March are moved; April, of which there are no rows, goes on to be in DEFAULT."""
+    books = Books(server, f"kinds{next(numbers)}")
+    books.sql(f"CREATE TABLE transactions (id int, created_at {kind}, PRIMARY KEY (id, created_at))"
+              " PARTITION BY RANGE (created_at);"
+              "CREATE TABLE rest PARTITION OF transactions DEFAULT")  # fmt: skip
+    at = "(timestamptz '2026-{month}-15 00:00+00' + i * interval '1 hour')"
+    for month, low, high in (("03", 1, 200), ("05", 201, 300)):
+        made_at = made.format(at=at.format(month=month))
+        books.sql(
+            f"SET timezone = UTC; INSERT INTO transactions SELECT i, {made_at}"
+            f" FROM generate_series({low}, {high}) i"
+        )
+    one = {"migrate": {"batch_rows": 100}, "key": key, "keep": "12 months"}
+    report = await drained(books, clock=books.clock, **one)
+    assert any(done.startswith("move 300 rows") for done in report.outcomes[0].done), report
+    found = where(books)
+    assert found == {"transactions_2026_03": 200, "transactions_2026_05": 100}
+    bound = "SELECT relpartbound IS NOT NULL FROM pg_class WHERE relname = 'rest'"
+    assert books.sql(bound) == "t"
+    assert (await drained(books, clock=books.clock, **one)).ok
+    assert "transactions_2026_04" in books.partitions("transactions")

@@ -1,5 +1,6 @@
 """When the copy of a live table waits, when it stops, and what is compared together."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -115,3 +116,20 @@ def test_without_an_index_on_the_key_the_old_table_is_read_once() -> None:
     form = made(datetime(2026, 5, 20, tzinfo=UTC))
     assert verify.together(facts(), form) == (form.pieces,)
     assert isinstance(form.pieces[0], Piece)
+
+
+def test_rows_of_several_pieces_of_one_table_are_counted_together() -> None:
+    """As those that stay in DEFAULT before, between and after the ranges that get their own."""
+    pieces = (
+        Piece(name="rest", lower=None, upper="2026-03-01"),
+        Piece(name="march", lower="2026-03-01", upper="2026-04-01"),
+        Piece(name="rest", lower="2026-04-01", upper=None),
+    )
+    form = replace(made(datetime(2026, 5, 20, tzinfo=UTC)), pieces=pieces)
+    assert form.tables() == ("rest", "march")
+    rows = [(0, "old", 2, Decimal(5)), (2, "old", 1, Decimal(-9)), (1, "old", 4, Decimal(7)),
+            (0, "copy", 3, Decimal(-4)), (1, "copy", 4, Decimal(8))]  # fmt: skip
+    rest, march = verify.answered(form, pieces, rows)
+    assert (rest.piece, rest.rows, rest.copied, rest.same) == ("rest", 3, 3, True)
+    assert (march.piece, march.rows, march.same) == ("march", 4, False)
+    assert verify.together(facts(), form) == (pieces,)
