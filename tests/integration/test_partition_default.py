@@ -142,6 +142,19 @@ async def test_what_holds_it_back_stops_it_and_the_next_run_goes_on(server: Post
     assert drain.because.startswith(f"{rows} rows belong into")
 
 
+async def test_it_stops_when_the_other_tables_have_their_turn(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books = filled(server, 3000)
+    with monkeypatch.context() as patched:
+        patched.setattr("scaler.maintenance.partition_exchange.TURN", timedelta())
+        report = await drained(books)
+    assert "the other tables have their turn" in report.outcomes[0].failed
+    assert where(books) == {"rest": 3000}
+    assert (await drained(books)).ok
+    assert "rest" not in where(books)
+
+
 async def test_a_table_that_changed_meanwhile_begins_anew(server: PostgresServer) -> None:
     books = filled(server, 5000)
     calls = iter([""] * 3 + ["later"] * 100)
