@@ -13,7 +13,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 import click
 
+from scaler.cli import loadtest_manifest as manifest
 from scaler.cli.group import MISSED
+from scaler.cli.loadtest_manifest import Wanted
+from scaler.cli.loadtest_shared import Sharing, be_part, gathering
 from scaler.cli.output import coloured
 from scaler.clock import SystemClock
 from scaler.errors import ConfigError
@@ -47,7 +50,7 @@ class Asked:
     compare: Path | None
 
 
-def run(asked: Asked) -> int:
+def run(asked: Asked, sharing: Sharing) -> int:
     """Do it, print it, and return the exit code.
 
     Raises:
@@ -55,11 +58,18 @@ def run(asked: Asked) -> int:
         Refused: the target is not on this machine.
     """
     made = plan_of(asked)
+    sharing.check()
+    if sharing.manifest:
+        click.echo(_manifest(asked, sharing, made), nl=False)
+        return 0
+    if sharing.part:
+        click.echo(loops.run(be_part(made, sharing, allow_host=asked.allow_host)))
+        return 0
     old = read_report(asked.compare) if asked.compare else None
     for file in (asked.html, asked.prometheus, asked.save):
         if file is not None and not file.absolute().parent.is_dir():
             raise ConfigError(f"{file.parent} is no folder; make it, or name another one")
-    report, interrupted = loops.run(_watched(made, allow_host=asked.allow_host))
+    report, interrupted = loops.run(_watched(made, sharing, allow_host=asked.allow_host))
     for target, content in (
         (asked.html, page.page),
         (asked.prometheus, text.exposition),
@@ -120,10 +130,33 @@ def stages_of(written: str) -> list[dict[str, str]]:
     return stages
 
 
-async def _watched(made: Plan, *, allow_host: bool) -> tuple[Report, bool]:
+def _manifest(asked: Asked, sharing: Sharing, made: Plan) -> str:
+    if "://" in asked.what:
+        raise ConfigError("a manifest takes the plan along; write it to a file, and name that")
+    if not asked.allow_host:
+        raise ConfigError("from there the target is another machine; add --allow-host")
+    wanted = Wanted(
+        name=sharing.name,
+        parts=sharing.parts or 1,
+        through=sharing.through or "",
+        words=tuple(word for one in asked.thresholds for word in ("--threshold", one)),
+    )
+    write = manifest.kubernetes if sharing.manifest == "kubernetes" else manifest.swarm
+    return write(wanted, Path(asked.what), made)
+
+
+async def _watched(made: Plan, sharing: Sharing, *, allow_host: bool) -> tuple[Report, bool]:
     """The report, and whether Ctrl-C has ended it early."""
+    tell = _teller()
+    if not sharing.parts:
+        tester = LoadTester(made, clock=SystemClock(), allow_host=allow_host, tell=tell)
+        return await _until_interrupted(tester)
+    async with gathering(made, sharing, tell) as crew:
+        return await _until_interrupted(LoadTester(made, clock=SystemClock(), crew=crew))
+
+
+async def _until_interrupted(tester: LoadTester) -> tuple[Report, bool]:
     interrupted = asyncio.Event()
-    tester = LoadTester(made, clock=SystemClock(), allow_host=allow_host, tell=_teller())
 
     def stop() -> None:
         interrupted.set()

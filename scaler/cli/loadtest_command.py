@@ -15,7 +15,11 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     "scaler loadtest http://127.0.0.1:8080/ --stages 100/s:10s,500/s:1m --html report.html\n"
     "scaler loadtest http://127.0.0.1:8080/ --users 20 --think 1s\n"
     "scaler loadtest plan.yaml --threshold 'p99<250ms, errors<0.1%'\n"
-    "scaler loadtest plan.yaml --save new.json --compare old.json"
+    "scaler loadtest plan.yaml --save new.json --compare old.json\n"
+    "scaler loadtest plan.yaml --through redis://redis/0 --parts 3\n"
+    "scaler loadtest plan.yaml --through redis://redis/0 --part 1/3\n"
+    "scaler loadtest plan.yaml --through redis://redis/0 --parts 3 --allow-host "
+    "--manifest kubernetes"
 )
 @click.argument("what", metavar="URL|FILE")
 @click.option("--rate", help="Arrivals that wait for nobody: 500/s, 30/m; 10/s unless given.")
@@ -31,13 +35,29 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     multiple=True,
     help="What must hold: p99<250ms, errors<0.1%, rate>=490/s. Exits with 8 when it does not.",
 )
+@click.option("--through", metavar="URL", envvar="SCALER_LOADTEST_THROUGH",
+              help="Redis, through which several machines share the load.")  # fmt: skip
+@click.option("--run", "name", default="loadtest", show_default=True,
+              help="What the processes that belong together have in common.")  # fmt: skip
+@click.option("--parts", type=click.IntRange(1, 256), help="Gather the figures of so many parts.")
+@click.option("--part", metavar="I/N", envvar="SCALER_LOADTEST_PART",
+              help="Be one of them, 1/3 to 3/3.")  # fmt: skip
+@click.option("--manifest", type=click.Choice(["kubernetes", "swarm"]),
+              help="Print what runs all of it there.")  # fmt: skip
 @click.option("--allow-host", is_flag=True, help="The target may be another machine.")
 @click.option("--html", type=FILE, help="Write a page with plots.")
 @click.option("--prometheus", type=FILE, help="Write figures for Prometheus.")
 @click.option("--save", type=FILE, help="Write everything as JSON, to compare with later.")
 @click.option("--compare", type=FILE, help="A saved run to compare with.")
 @click.option("--json", "form", flag_value="json", default="table", help="Print JSON.")
-def loadtest(**given: Any) -> None:
+def loadtest(
+    through: str | None,
+    name: str,
+    parts: int | None,
+    part: str | None,
+    manifest: str | None,
+    **given: Any,
+) -> None:
     """Put load on a service of this machine, and measure what its users would see.
 
     FILE is a plan in YAML with several requests. Latency counts from the moment a request was due,
@@ -45,6 +65,8 @@ def loadtest(**given: Any) -> None:
     request that was due and not sent is an error, so thresholds hold in such runs too.
     """
     from scaler.cli import loadtest as tested  # noqa: PLC0415 - start-up time
+    from scaler.cli.loadtest_shared import Sharing  # noqa: PLC0415
 
     with errors():
-        raise SystemExit(tested.run(tested.Asked(**given)))
+        sharing = Sharing(through=through, name=name, parts=parts, part=part, manifest=manifest)
+        raise SystemExit(tested.run(tested.Asked(**given), sharing))

@@ -24,6 +24,7 @@ from scaler.loadtest.rotating import RotatingTransport
 from scaler.loadtest.schedule import Schedule
 from scaler.loadtest.transport import HttpTransport, Limits, Transport
 from scaler.loadtest.wires import wires_of
+from scaler.loadtest.workers import Workers
 
 SOON_S: Final = 0.05  # from being ready to the first request
 
@@ -43,8 +44,9 @@ class LoadTester:
         endpoints: Endpoints | None = None,
         schedule: Schedule | None = None,
         tell: Tell | None = None,
+        crew: Workers | None = None,
     ) -> None:
-        """`tell` hears once a second how it stands.
+        """`tell` hears once a second how it stands. `crew` does it in place of this process.
 
         `endpoints` names at every request the URLs on this machine that share the load, in place
         of the target of the plan; what nobody takes at one is offered to the next. `schedule`
@@ -60,6 +62,7 @@ class LoadTester:
         self._given = schedule
         self._schedule = schedule or plan.load.schedule()
         self._tell = tell
+        self._crew = crew
         self._stop: list[Callable[[], None]] = []
         if (endpoints or schedule) and plan.workers > 1:
             raise ConfigError("endpoints and schedules of a caller are for one worker")
@@ -90,9 +93,11 @@ class LoadTester:
             ConfigError: a variable, a secret or a certificate is not there.
         """
         begin = self._clock.monotonic()
+        crew = self._crew
         if self._plan.workers > 1:
             await locate(self._plan.target, allow_host=self._allow_host)
             crew = workers.Crew(self._plan, allow_host=self._allow_host, tell=self._tell)
+        if crew is not None:
             self._stop.append(crew.stop)
             found = await crew.run()
             return self._report(merged(found.records), found.cpu, found.lost, found.seconds)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from scaler.clock import seconds
 from scaler.errors import ConfigError, Unavailable
@@ -36,8 +36,16 @@ class Found:
     seconds: float
 
 
+class Workers(Protocol):
+    """Whoever shares the load, once."""
+
+    def stop(self) -> None: ...
+
+    async def run(self) -> Found: ...
+
+
 class Crew:
-    """The workers of one run."""
+    """The workers of one run, on this machine."""
 
     def __init__(
         self, plan: Plan, *, allow_host: bool, tell: Callable[[Progress], None] | None
