@@ -1,4 +1,7 @@
-"""Locust's FastHttpUser as a peer: users without think time; CPU counts once all have started."""
+"""Locust's FastHttpUser as a peer: users who ask again at once, or each at its rate.
+
+CPU counts once all have started.
+"""
 
 import json
 import resource
@@ -11,15 +14,18 @@ def cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def run(url: str, users: int, seconds: float) -> dict[str, float]:
+def run(url: str, users: int, seconds: float, rate: float) -> dict[str, float]:
     locust: Any = __import__("locust")
     gevent: Any = __import__("gevent")
     environment: Any = __import__("locust.env", fromlist=["Environment"])
 
     def ask(user: Any) -> None:
-        user.client.get("/")
+        user.client.get(url)
 
-    kind = type("Asking", (locust.FastHttpUser,), {"host": url, "tasks": [ask]})
+    fields: dict[str, Any] = {"host": url, "tasks": [ask]}
+    if rate:
+        fields["wait_time"] = locust.constant_throughput(rate / users)
+    kind = type("Asking", (locust.FastHttpUser,), fields)
     made = environment.Environment(user_classes=[kind])
     runner = made.create_local_runner()
     runner.start(users, spawn_rate=users)
@@ -33,10 +39,11 @@ def run(url: str, users: int, seconds: float) -> dict[str, float]:
         "per_cpu_s": asked / used,
         "rate": asked / seconds,
         "p50": total.get_response_time_percentile(0.5) / 1000,
+        "p90": total.get_response_time_percentile(0.9) / 1000,
         "p99": total.get_response_time_percentile(0.99) / 1000,
     }
 
 
 if __name__ == "__main__":
     order = json.loads(sys.argv[1])
-    print(json.dumps(run(order["url"], order["users"], order["seconds"])))
+    print(json.dumps(run(order["url"], order["users"], order["seconds"], order["rate"])))

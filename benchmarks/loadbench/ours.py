@@ -2,6 +2,7 @@
 
 import json
 import sys
+from urllib.parse import urlsplit
 
 from scaler.clock import SystemClock
 from scaler.loadtest.loops import run
@@ -11,7 +12,15 @@ from scaler.loadtest.tester import LoadTester
 
 
 async def tested(url: str, load: dict[str, object], connections: int) -> Report:
-    plan = of_fields({"target": url, "load": load, "bounds": {"connections": connections}})
+    parts = urlsplit(url)
+    plan = of_fields(
+        {
+            "target": f"{parts.scheme}://{parts.netloc}",
+            "load": load,
+            "scenario": [{"path": parts.path}],
+            "bounds": {"connections": connections},
+        }
+    )
     return await LoadTester(plan, clock=SystemClock()).run()
 
 

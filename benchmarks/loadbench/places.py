@@ -34,11 +34,12 @@ http {{
 class Server:
     """One process that can be frozen."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, name: str) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], port: int, name: str, path: str = "/"
+    ) -> None:
         self._process = process
-        self.port = port
         self.name = name
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{port}{path}"
 
     def freeze(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
@@ -48,7 +49,16 @@ class Server:
 
 
 @contextlib.contextmanager
-def server() -> Iterator[Server]:
+def ledger() -> Iterator[Server]:
+    """The ledger, with everything in memory: an application in Python on one core."""
+    port = free_port()
+    words = [sys.executable, "-m", "scaler.demo.ledger", "serve", "--memory", "--port", str(port)]
+    with _serving(words, port) as process:
+        yield Server(process, port, "the ledger", "/accounts/1/balance")
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[Server]:
     """nginx, or a small server of our own where there is none."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="lb", dir="/tmp") as folder:
@@ -58,18 +68,24 @@ def server() -> Iterator[Server]:
             words = [NGINX, "-p", folder, "-c", str(config)]
         else:
             words = [sys.executable, "-m", "benchmarks.loadbench.answering", str(port)]
-        process = subprocess.Popen(pinned(words, SERVER_CORE))
-        try:
-            _until_it_listens(port)
+        with _serving(words, port) as process:
             yield Server(process, port, "nginx" if NGINX else "a server of our own")
-        finally:
-            process.send_signal(signal.SIGCONT)
-            process.kill()
-            process.wait()
+
+
+@contextlib.contextmanager
+def _serving(words: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(pinned(words, SERVER_CORE), stdout=subprocess.DEVNULL)
+    try:
+        _until_it_listens(port)
+        yield process
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
 
 
 def _until_it_listens(port: int) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while time.monotonic() < end:
         with socket.socket() as knock:
             if knock.connect_ex(("127.0.0.1", port)) == 0:
@@ -84,11 +100,12 @@ def pinned(words: list[str], core: int) -> list[str]:
     return [taskset, "-c", str(core), *words] if taskset else words
 
 
-def client(words: list[str]) -> tuple[str, float]:
+def client(words: list[str], given: str = "") -> tuple[str, float]:
     """What a client has printed, and the CPU seconds it took, start-up and all."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ended = subprocess.run(
         pinned(words, CLIENT_CORE),
+        input=given,
         capture_output=True,
         text=True,
         check=False,
