@@ -36,6 +36,6 @@ if __name__ == "__main__":
         "lag_p99": lag[1],
         "due": report.record.due,
         "sent": report.record.sent,
-        "trusted": not report.doubts(),
+        "doubts": report.doubts(),
     }
     print(json.dumps(found))
