@@ -51,7 +51,7 @@ def unsettled(watched: Mapping[str, Watched], names: Collection[str]) -> str:
 
 def _unsettled(it: Watched) -> str:
     if it.decision is None or it.fleet is None:
-        return ""
+        return f"{it.name} has not been looked at yet"
     if it.decision.desired != it.fleet.wanted or _ready(it) != it.decision.desired:
         return f"{it.name} is being scaled"
     if any(w.value is not None and w.goal and w.value > w.goal for w in it.decision.wishes):

@@ -107,6 +107,11 @@ class _Exchange:
 
     async def _begin(self, facts: Facts, above: Facts) -> Notes:
         targets = sorted(self._step.targets, key=lambda target: target.bounds.lower)
+        if not targets:
+            raise PermanentError(
+                f"every name for the partitions that rows of {facts.table} belong into is taken; "
+                "rename those tables"
+            )
         if not above.identity:
             raise PermanentError(
                 f"nothing tells one row of {above.schema}.{above.table} from another, so the "

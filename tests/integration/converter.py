@@ -1,13 +1,15 @@
-"""Converts `transactions` and kills itself at the second point that is new: `DSN UNTIL FILE`.
+"""Converts `transactions` in one process after the other: `DSN UNTIL`.
 
-The file holds the points that were passed, by this process and by those before it, a line each.
+Each kills itself, as nobody can catch, at the second point that none before it has passed, and the
+next goes on. A point is a statement that was done, a commit, or a range that was compared. Prints
+the points at which one was killed, a line each, when one came to the end.
 """
 
 import asyncio
 import os
 import signal
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
 from scaler.clients.postgres import Postgres
 from scaler.maintenance.partition_convert import Conversion
@@ -19,26 +21,47 @@ WISH = {"table": "transactions", "by": "created_at", "every": "1 month"}
 STRIDE = 2
 
 
-async def main(dsn: str, until: str, file: Path) -> None:
-    passed = file.read_text().splitlines()
-    left = STRIDE
-
-    def after(statement: str) -> None:
-        nonlocal left
-        point = " ".join(statement.split())
-        if point in passed:
-            return
-        passed.append(point)
-        left -= 1
-        if not left:
-            file.write_text("\n".join(passed))
-            os.kill(os.getpid(), signal.SIGKILL)
-
+async def convert(dsn: str, until: Stage, after: Callable[[str], None]) -> None:
     wish = PartitionSet.model_validate({**WISH, "migrate": {"batch_rows": 500}})
     database = Postgres(dsn)
-    await Conversion(database, wish, ears=Ears(after=after)).run(Stage(until))
+    await Conversion(database, wish, ears=Ears(after=after)).run(until)
     await database.aclose()
 
 
+def one(dsn: str, until: Stage, passed: list[str], told: int) -> None:
+    """In a process of its own. What it passes is told through a pipe before it dies."""
+    new: list[str] = []
+
+    def after(statement: str) -> None:
+        point = " ".join(statement.split())
+        if point in passed or point in new:
+            return
+        new.append(point)
+        if len(new) == STRIDE:
+            os.write(told, "\n".join(new).encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    asyncio.run(convert(dsn, until, after))
+
+
+def main(dsn: str, until: Stage) -> int:
+    passed: list[str] = []
+    kills: list[str] = []
+    while True:
+        heard, told = os.pipe()
+        if (child := os.fork()) == 0:
+            one(dsn, until, passed, told)
+            os._exit(0)
+        os.close(told)
+        with os.fdopen(heard) as file:
+            new = file.read().splitlines()
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code != -signal.SIGKILL:
+            sys.stdout.write("\n".join(kills))
+            return code
+        passed += new
+        kills.append(new[-1])
+
+
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], Path(sys.argv[3])))
+    sys.exit(main(sys.argv[1], Stage(sys.argv[2])))

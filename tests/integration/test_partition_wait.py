@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,32 +54,43 @@ def test_it_waits_in_the_daemon_and_on_the_command_line(
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         until(lambda: len(books.partitions()) >= 5, "what is missing is created at once")
-        assert running.status()["web"]["unsettled"] == "web is being scaled"
+        unsettled = "web is being scaled"
+        until(lambda: running.status()["web"]["unsettled"] == unsettled, "it is looked at")
         run = subprocess.run(
             [*words, "run", "--yes", "--file", str(file)],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert "detach old" not in run.stdout
-        convert = subprocess.Popen(
-            [*words, "convert", "transactions", "--until=verified", "--yes", "--file", str(file)],
-            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-        assert convert.stderr is not None
-        for line in convert.stderr:
-            if "waits: web is being scaled" in line:
-                break
-        else:
-            pytest.fail("the copy did not wait")
-        assert "old" in books.partitions()
-        assert books.sql("SELECT count(*) FROM transactions_history") == "3000"
+        with converting(words, file) as convert:
+            assert convert.stderr is not None
+            for line in convert.stderr:
+                if "waits: web is being scaled" in line:
+                    break
+            else:
+                pytest.fail("the copy did not wait")
+            assert "old" in books.partitions()
+            assert books.sql("SELECT count(*) FROM transactions_history") == "3000"
 
-        running.write("web", WEB)
-        running.ask("reload")
-        until(lambda: "old" not in books.partitions(), "it is detached")
-        _, said = convert.communicate(timeout=60)
-        assert convert.returncode == 0, said
+            running.write("web", WEB)
+            running.ask("reload")
+            until(lambda: "old" not in books.partitions(), "it is detached")
+            _, said = convert.communicate(timeout=60)
+            assert convert.returncode == 0, said
         assert books.sql("SELECT count(*) FROM transactions") == "3000"
         assert running.status()["web"]["unsettled"] == ""
         assert running.stop() == 0
     finally:
         running.clear()
+
+
+@contextmanager
+def converting(words: list[str], file: Path) -> Iterator[subprocess.Popen[str]]:
+    """The conversion of the other table, which ends with the block."""
+    more = ["convert", "transactions", "--until=verified", "--yes", "--file", str(file)]
+    with subprocess.Popen(
+        [*words, *more], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
