@@ -55,13 +55,15 @@ def status(databases: Sequence[Database], form: str) -> None:
             f"{plan.until:%Y-%m-%d}" if plan.until else "-",
             str(plan.horizon),
             str(len(plan.steps) + len(plan.later)),
+            partition_words.sized(plan.forecast.held),
+            partition_words.sized(plan.forecast.later),
             _worst(plan.findings),
         )
         for rules, plans in found
         for plan in plans
     ]
     plain = [{"database": rules.name, **_plain(plan)} for rules, plans in found for plan in plans]
-    headings = ("TABLE", "UNTIL", "AHEAD", "STEPS", "STATE")
+    headings = ("TABLE", "UNTIL", "AHEAD", "STEPS", "SIZE", "IN 30 DAYS", "STATE")
     show(form, plain, lambda: "\n".join([table(headings, rows), *_said(found)]))
 
 
@@ -179,9 +181,21 @@ def _plain(plan: Plan) -> dict[str, Any]:
         "table": plan.table,
         "until": plan.until.isoformat() if plan.until else None,
         "ahead": plan.horizon,
+        "forecast": _forecast(plan),
         "steps": [_step(step) for step in plan.steps],
         "later": [{**_step(step), "waits": why} for step, why in plan.later],
         "findings": [{"level": str(f.level), "text": f.text} for f in plan.findings],
+    }
+
+
+def _forecast(plan: Plan) -> dict[str, Any]:
+    known = plan.forecast
+    return {
+        "reached": known.reached.isoformat() if known.reached else None,
+        "bytes": known.held,
+        "bytes_per_day": None if known.per_day is None else round(known.per_day),
+        "bytes_of_next": known.next,
+        "bytes_in_30_days": known.later,
     }
 
 

@@ -5,6 +5,7 @@ rows is a second query, for those that have one. Both run in a session that has 
 `SESSION`: bounds are written in UTC and in ISO dates there, whatever the server prefers.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -42,9 +43,14 @@ WITH wanted AS (
     'kind', c.relkind, 'owned', pg_has_role(c.relowner, 'USAGE'),
     'pending', coalesce(to_jsonb(i) ->> 'inhdetachpending', 'false') = 'true',
     'rows', greatest(c.reltuples, pg_stat_get_live_tuples(c.oid), 0)::bigint,
+    'bytes', current_setting('block_size')::bigint * (c.relpages
+      + coalesce(t.relpages, 0) + coalesce(x.pages, 0))::bigint,
     'comment', obj_description(c.oid, 'pg_class'))) AS list
   FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_class t ON t.oid = c.reltoastrelid
+    LEFT JOIN (SELECT d.indrelid, sum(o.relpages) AS pages
+      FROM pg_index d JOIN pg_class o ON o.oid = d.indexrelid GROUP BY 1) x ON x.indrelid = c.oid
   WHERE i.inhparent IN (SELECT oid FROM wanted) GROUP BY 1
 ), referrers AS (
   SELECT confrelid, json_agg(DISTINCT conrelid::regclass::text) AS list FROM pg_constraint
@@ -90,6 +96,8 @@ LEFT JOIN children c ON c.inhparent = w.oid
 LEFT JOIN referrers f ON f.confrelid = w.oid
 LEFT JOIN publications b ON b.prrelid = w.oid
 UNION ALL SELECT 0, list FROM marked
+UNION ALL SELECT -1, to_json(setting) FROM pg_settings
+  WHERE name = 'data_directory' AND inet_server_addr() IS NULL
 """
 
 
@@ -132,10 +140,21 @@ async def read(database: Asked, sets: Sequence[PartitionSet]) -> list[Facts]:
                     foreign_keys=tuple(plain["foreign_keys"] or ())[:MOST_LISTED],
                 )
             )
+    free = _free(rows.get(-1))
     return [
-        _facts(one, rows[number], tuple(detached.get(one.table, ())))
+        replace(_facts(one, rows[number], tuple(detached.get(one.table, ()))), free=free)
         for number, one in enumerate(sets, 1)
     ]
+
+
+def _free(folder: str | None) -> int | None:
+    """The bytes that are free where a server on this machine keeps its data."""
+    if folder is None:
+        return None
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:  # it is in a container, or not for us to see
+        return None
 
 
 def _facts(rules: PartitionSet, plain: Mapping[str, Any], detached: tuple[Detached, ...]) -> Facts:
@@ -199,6 +218,7 @@ def _partition(key: Key, child: Mapping[str, Any]) -> Partition:
         owned=child["owned"],
         pending=child["pending"],
         rows=child["rows"],
+        bytes=child["bytes"],
         comment=child["comment"],
     )
 

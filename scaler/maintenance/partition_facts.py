@@ -81,6 +81,7 @@ class Partition:
     owned: bool = True
     pending: bool = False  # a DETACH CONCURRENTLY has not been finished
     rows: int = 0  # as statistics have it
+    bytes: int = 0  # with indexes, as the last VACUUM or ANALYZE saw it
     comment: str | None = None
 
     @property
@@ -130,6 +131,7 @@ class Facts:
     publications: tuple[str, ...] = ()  # that send changes under the names of partitions
     astray: tuple[Astray, ...] = ()
     strays: int = 0  # rows of the DEFAULT partition that belong into no range we would create
+    free: int | None = None  # bytes on the disk of the server, when that is this machine's
 
     @property
     def default(self) -> Partition | None:

@@ -6,13 +6,14 @@ cascaded.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from scaler.maintenance import partition_ranges
+from scaler.maintenance import partition_forecast, partition_ranges
 from scaler.maintenance.partition_facts import Detached, Facts, Partition
+from scaler.maintenance.partition_forecast import NOTHING_KNOWN, Forecast
 from scaler.maintenance.partition_ranges import BY_TYPE, Age, Bounds, Key, KeyKind, Range, Unit
 from scaler.maintenance.partition_rules import PartitionSet
 
@@ -112,6 +113,7 @@ class Plan:
     findings: tuple[Finding, ...] = ()
     horizon: int = 0  # whole ranges that are ready after the one of now
     until: datetime | None = None  # rows up to here find a partition
+    forecast: Forecast = NOTHING_KNOWN
 
     @property
     def blocked(self) -> bool:
@@ -198,8 +200,8 @@ class _Planner:
         else:
             created = []
         steps += self._after_detach()
-        horizon, until = self._horizon()
-        self._alarm(horizon, created)
+        horizon, until = self._ready(self.now)
+        self._alarm(created)
         hold = hold or closed(self.rules, self.now)
         return Plan(
             table=self.rules.table,
@@ -208,6 +210,10 @@ class _Planner:
             findings=tuple(self.findings),
             horizon=horizon,
             until=until,
+            forecast=replace(
+                partition_forecast.forecast(self.rules, self.facts, self.key, self.now),
+                reached=self._reached(),
+            ),
         )
 
     def _found(self, level: Level, text: str) -> None:
@@ -237,8 +243,9 @@ class _Planner:
         self.ready_until = last.end
         furthest = self._furthest()
         if furthest is not None and furthest > coming[0].end:
-            after = partition_ranges.upcoming(every, self.zone, furthest, ahead - 1)[-1]
             between = partition_ranges.upcoming(every, self.zone, last.end, MOST_AHEAD_OF_CLOCK)
+            furthest = min(furthest, between[-1].end)
+            after = partition_ranges.upcoming(every, self.zone, furthest, ahead - 1)[-1]
             last = max([last, *(r for r in between if r.end <= after.end)], key=lambda r: r.end)
         first = partition_ranges.containing(every, self.zone, self._from())
         return Bounds(self.key.bounds(first).lower, self.key.bounds(last).upper)
@@ -422,23 +429,40 @@ class _Planner:
 
     # What people should know
 
-    def _horizon(self) -> tuple[int, datetime | None]:
-        """Whole ranges that are ready after the one of now, and where they end."""
+    def _ready(self, after: datetime) -> tuple[int, datetime | None]:
+        """Whole ranges that are ready after the one of a moment, and where they end."""
         every = self.rules.every
         ready, until = -1, None
         limit = self.rules.ahead + MOST_AHEAD_OF_CLOCK
-        for one in partition_ranges.upcoming(every, self.zone, self.now, limit):
+        for one in partition_ranges.upcoming(every, self.zone, after, limit):
             if partition_ranges.uncovered(self.key.bounds(one), self.covered):
                 break
             ready, until = ready + 1, one.end
         return max(ready, 0), until
 
-    def _alarm(self, horizon: int, created: Sequence[Create]) -> None:
-        if horizon >= min(ALARM_BELOW, self.rules.ahead) or not self.covered:
+    def _lead(self) -> timedelta:
+        """How far rows are ahead of the clock at least, by the partition that they have reached."""
+        begins = [p.bounds.lower for p in self.facts.partitions if p.bounds and p.rows > 0]
+        begins = [begin for begin in begins if partition_ranges.finite(begin)]
+        reached = self.key.moment(max(begins)) if begins else self.now
+        return max(reached - self.now, timedelta())
+
+    def _reached(self) -> datetime | None:
+        """When rows, as far ahead of the clock as they are, come to the end of what is ready."""
+        _, until = self._ready(self.now + self._lead())
+        return until and until - self._lead()
+
+    def _alarm(self, created: Sequence[Create]) -> None:
+        """Too few are ready, after the clock or after rows that run ahead of it."""
+        lead = self._lead()
+        ready, until = self._ready(self.now + lead)
+        if ready >= min(ALARM_BELOW, self.rules.ahead) or not self.covered:
             return
         level = Level.WARNING if created else Level.ALARM
+        last = "the newest rows" if lead else "the one of now"
+        reach = f" and reach to {until.astimezone(self.zone):%Y-%m-%d}" if until else ""
         after = "; more are created now" if created else "; rows will find no partition"
-        self._found(level, f"only {horizon} partitions are ready after the one of now{after}")
+        self._found(level, f"only {ready} partitions are ready after {last}{reach}{after}")
 
     def _dependants(self) -> None:
         if self.facts.referrers:

@@ -26,6 +26,11 @@ def lines(one: Plan) -> Iterator[str]:
         yield f"{finding.level}: {finding.text}"
 
 
+def sized(number: int | None) -> str:
+    """Bytes for people; a dash for what is not known."""
+    return "-" if number is None else f"{number / 1e6:.1f} MB"
+
+
 def described(step: Step) -> str:
     match step:
         case Create():

@@ -25,6 +25,7 @@ from scaler.maintenance.partition_convert import Conversion
 from scaler.maintenance.partition_copy import Watch
 from scaler.maintenance.partition_disk import free_bytes
 from scaler.maintenance.partition_facts import Facts
+from scaler.maintenance.partition_forecast import SOON, full_within
 from scaler.maintenance.partition_keeper import Keeper
 from scaler.maintenance.partition_notes import Notes, Stage
 from scaler.maintenance.partition_plan import Create, Drain, Finding, Level, Plan, Step
@@ -187,7 +188,7 @@ class DatabasePartitioner:
         found = []
         for rules, one in zip(sets, facts, strict=True):
             found.append(await self._planned(rules, one, astray=one.table in holding))
-        return found
+        return _with_room(found)
 
     async def _look_at(self, rules: PartitionSet) -> tuple[Plan, Facts]:
         """The same for one set, when all of them together did not answer."""
@@ -280,6 +281,20 @@ class DatabasePartitioner:
                 self._insist()
                 await self._clock.sleep(PAUSE)
         return await attempt()
+
+
+def _with_room(found: list[tuple[Plan, Facts]]) -> list[tuple[Plan, Facts]]:
+    """The same; the plan of the set that grows most says so when the disk will be full."""
+    free = next((facts.free for _, facts in found), None)
+    plans = [plan for plan, _ in found]
+    days = None if free is None else full_within([plan.forecast for plan in plans], free)
+    if days is None:
+        return found
+    most = max(plans, key=lambda plan: plan.forecast.more)
+    level = Level.ALARM if days == SOON else Level.WARNING
+    text = f"{most.table}: it grows most; the disk of the server will be full within {days} days"
+    told = replace(most, findings=(*most.findings, Finding(level, text)))
+    return [(told if plan is most else plan, facts) for plan, facts in found]
 
 
 def _batches(steps: Sequence[Step]) -> list[list[Step]]:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 from pydantic import SecretStr
@@ -60,6 +61,61 @@ async def test_rows_ahead_of_the_clock_call_for_more_partitions(books: Books) ->
     books.sql("ANALYZE ledger")
     report = await books.run()
     assert report.outcomes[0].done == ("create ledger_2026_09", "create ledger_2026_10")
+
+
+async def test_sizes_are_those_of_tables_with_all_that_belongs_to_them(books: Books) -> None:
+    books.ledger()
+    books.sql("ALTER TABLE ledger ADD COLUMN remark text;"
+              " ALTER TABLE ledger ALTER remark SET STORAGE EXTERNAL")  # fmt: skip
+    books.sql("CREATE TABLE ledger_2026_04 PARTITION OF ledger"
+              " FOR VALUES FROM ('2026-04-01 00:00+00') TO ('2026-05-01 00:00+00')")  # fmt: skip
+    await books.run()
+    books.sql("INSERT INTO ledger SELECT n, '2026-04-05 00:00+00', n, repeat('x', 5000)"
+              " FROM generate_series(1, 500) n; ANALYZE ledger")  # fmt: skip
+    books.sql("VACUUM ledger_2026_04")
+    (plan,) = await books.keeper().plan()
+    parts = (
+        "pg_inherits i, LATERAL (SELECT inhrelid UNION SELECT indexrelid FROM pg_index WHERE "
+        "indrelid = inhrelid UNION SELECT reltoastrelid FROM pg_class WHERE oid = inhrelid) p"
+    )
+    size = "SELECT sum(pg_relation_size(p.inhrelid)) FROM {} WHERE inhparent = 'ledger'::regclass"
+    held = int(books.sql(size.format(parts)))
+    assert held > 500 * 5000
+    assert plan.forecast.held == held
+    april = int(books.sql(f"{size.format(parts)} AND i.inhrelid = 'ledger_2026_04'::regclass"))
+    assert plan.forecast.per_day == pytest.approx(april / 30)
+
+
+async def test_a_disk_that_will_be_full_is_an_alarm(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books.ledger()
+    books.ledger("small")
+    april = "FROM ('2026-04-01 00:00+00') TO ('2026-05-01 00:00+00')"
+    for table in ("ledger", "small"):
+        books.sql(f"CREATE TABLE {table}_2026_04 PARTITION OF {table} FOR VALUES {april}")
+    sets: tuple[dict[str, str], ...] = ({}, {"table": "small"})
+    await books.run(*sets)
+    books.sql(ROWS.format(at="'2026-04-05 00:00+00'", low=1, high=5000))
+    books.sql("INSERT INTO small SELECT n, '2026-04-05 00:00+00', n FROM generate_series(1, 9) n")
+    books.sql("ANALYZE ledger; ANALYZE small")
+
+    async def found() -> list[tuple[str, str]]:
+        return [(str(f.level), f.text) for one in await books.keeper(*sets).plan()
+                for f in one.findings]  # fmt: skip
+
+    assert await found() == []
+    words = "public.ledger: it grows most; the disk of the server will be full within"
+    for free, level, days in ((1000, "alarm", 7), (400_000, "warning", 30)):
+        disk = {str(books.server.data): SimpleNamespace(free=free)}
+        monkeypatch.setattr("shutil.disk_usage", disk.__getitem__)
+        assert await found() == [(level, f"{words} {days} days")]
+
+    def hidden(_: str) -> SimpleNamespace:
+        raise PermissionError
+
+    monkeypatch.setattr("shutil.disk_usage", hidden)
+    assert await found() == []
 
 
 async def test_a_converged_run_with_a_default_is_three_statements_and_no_ddl(

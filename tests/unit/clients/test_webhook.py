@@ -1,15 +1,10 @@
 """Messages to people: what is sent, what is not, and what an address that fails costs."""
 
 import asyncio
-import json
 import subprocess
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,48 +12,16 @@ from scaler.clients.webhook import LINES_AT_ONCE, MOST_WAITING, RETRIES, Webhook
 from scaler.clock import ManualClock
 from scaler.core.journal import Entry, Kind
 from scaler.core.model import Decision, InstanceId, Restart
+from tests.fakes.chat import Chat, chatting
 from tests.integration.running import SCALER
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
-@dataclass
-class Chat:
-    """Takes messages; answers what it is told to."""
-
-    url: str = ""
-    answers: list[int] = field(default_factory=list)  # 200 when empty
-    got: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def lines(self) -> list[str]:
-        return [line for body in self.got for line in body["text"].splitlines()]
-
-
 @pytest.fixture
 def chat() -> Iterator[Chat]:
-    it = Chat()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            status = it.answers.pop(0) if it.answers else 200
-            if status == 200:
-                it.got.append(json.loads(body))
-            self.send_response(status)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            """Nobody reads it."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    it.url = f"http://127.0.0.1:{server.server_port}/hook"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield it
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with chatting() as it:
+        yield it
 
 
 def entry(summary: str, kind: Kind = Kind.NOTICED, decision: Decision | None = None) -> Entry:
