@@ -125,28 +125,37 @@ def _frozen(
 
 
 def _exact(outcome: Outcome, servers: dict[str, Server], there: dict[str, bool]) -> None:
-    """Fixed rates: what is reached, and latencies beside those of wrk2."""
+    """Fixed rates: what is reached, and latencies beside those of wrk2.
+
+    Judged is the quietest run of each: neighbours of the machine make single latencies longer and
+    never shorter, and decide a p99 before either tester does.
+    """
     for name, server in servers.items():
         rate = RATES[name]
-        ours: list[Figures] = []
-        peer: list[Figures] = []
-        for _ in range(EXACT_ROUNDS):
-            ours.append(_ours(server, {"rate": f"{rate}/s", "for": f"{SECONDS}s"}))
-            if there["wrk2"]:
-                peer.append(peers.wrk2(server.url, SECONDS, rate))
-        off = max(abs(one["rate"] / rate - 1) for one in ours) * 100
+        load = {"rate": f"{rate}/s", "for": f"{SECONDS}s"}
+        found: dict[str, list[Figures]] = {"ours": [], "wrk2": []}
+        for order in range(EXACT_ROUNDS):
+            turn = ("ours", "wrk2") if order % 2 else ("wrk2", "ours")
+            for who in turn:
+                if who == "ours":
+                    found[who].append(_ours(server, load))
+                elif there["wrk2"]:
+                    found[who].append(peers.wrk2(server.url, SECONDS, rate))
+        off = max(abs(one["rate"] / rate - 1) for one in found["ours"]) * 100
         outcome.goal(f"{name}: rate off the wanted {rate}/s, percent", round(off, 3), most=0.5)
         for figure in ("p50", "p99"):
-            found = median(one[figure] for one in ours) * 1000
-            outcome.figures[f"{name}_at_{rate}_ours_{figure}_ms"] = round(found, 3)
-            if not peer:
-                continue
-            beside = median(one[figure] for one in peer) * 1000
-            outcome.figures[f"{name}_at_{rate}_wrk2_{figure}_ms"] = round(beside, 3)
-            over = found - max(beside * 1.05, beside + 0.2)
-            outcome.goal(
-                f"{name}: {figure} beyond wrk2's and 5 % or 0.2 ms, ms", round(over, 3), most=0
-            )
+            least: dict[str, float] = {}
+            for who, several in found.items():
+                values = [one[figure] * 1000 for one in several]
+                if values:
+                    least[who] = min(values)
+                    shown = f"{median(values):.3f}, quietest {least[who]:.3f}"
+                    outcome.figures[f"{name}_at_{rate}_{who}_{figure}_ms"] = shown
+            if "wrk2" in least:
+                over = least["ours"] - max(least["wrk2"] * 1.05, least["wrk2"] + 0.2)
+                outcome.goal(
+                    f"{name}: {figure} beyond wrk2's and 5 % or 0.2 ms, ms", round(over, 3), most=0
+                )
 
 
 def _fast(outcome: Outcome, server: Server) -> None:
