@@ -164,6 +164,22 @@ async def test_a_part_that_is_told_to_end_says_so(
     assert [code for code, _ in await processes.ended()] == [0, 0]
 
 
+async def test_redis_may_stand_still_while_the_load_goes_on(
+    redis: RedisServer, server: FaultyServer, place: Meeting, processes: Processes
+) -> None:
+    plan = processes.write(server.port, "load: {rate: 50/s, for: 4s}")
+    await processes.start("0/2", "1/2")
+    gathering = asyncio.create_task(gathered(plan, place, 2))
+    await eventually(lambda: server.requests >= 20, "the test is under way")
+    redis.pause()
+    try:
+        await eventually(lambda: server.requests == 200, "all requests were sent")
+    finally:
+        redis.resume()
+    report = await gathering
+    assert (report.record.due, report.record.answered, report.lost) == (200, 200, ())
+
+
 async def test_a_late_part_is_waited_for(
     server: FaultyServer, place: Meeting, processes: Processes
 ) -> None:
