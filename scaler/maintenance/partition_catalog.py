@@ -2,7 +2,9 @@
 
 It reads the catalogue only, so no lock of a table makes it wait; whether a DEFAULT partition holds
 rows is a second query, for those that have one. Both run in a session that has been set up by
-`SESSION`: bounds are written in UTC and in ISO dates there, whatever the server prefers.
+`SESSION`: bounds are written in UTC and in ISO dates there, whatever the server prefers, and no
+commit waits for the disk. The log is written in order: what a crash takes are the last steps, such
+as a detachment but never only the mark before it, and the next look finds them to do again.
 """
 
 import shutil
@@ -25,7 +27,8 @@ MOST_LISTED: Final = 20  # of tables that depend on one
 SESSION: Final = """
 SELECT s.pid, current_user, pg_is_in_recovery(), CASE WHEN s.pid = %s THEN
     set_config('timezone', 'UTC', false) || set_config('datestyle', 'ISO, YMD', false)
-    || set_config('lock_timeout', '2s', false) END,
+    || set_config('lock_timeout', '2s', false)
+    || set_config('synchronous_commit', 'off', false) END,
   CASE WHEN s.pid = %s AND NOT pg_is_in_recovery() THEN pg_try_advisory_lock(%s::bigint) END
 FROM (SELECT pg_backend_pid() AS pid) AS s
 """

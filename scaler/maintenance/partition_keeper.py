@@ -32,7 +32,6 @@ from scaler.maintenance.partition_sql import Grant, Place
 from scaler.maintenance.partition_steps import Ears, Hands
 
 PATIENCE: Final = timedelta(seconds=30)  # for one statement that changes the catalogue
-ASYNCHRONOUS: Final = "SET LOCAL synchronous_commit = off"
 LONGEST_ARCHIVE: Final = timedelta(hours=6)
 MOST_OUTPUT: Final = 300  # characters of what a command said
 
@@ -107,8 +106,7 @@ class Keeper:
             case Archive(table=table):
                 await self._archive(table)
             case Drop(table=table):
-                async with self.transaction() as handle:
-                    await handle.execute(partition_sql.dropped((table.schema, table.name)))
+                await self._together(partition_sql.dropped((table.schema, table.name)))
             case other:
                 raise PermanentError(f"{partition_words.described(other)} is not done here")
 
@@ -121,6 +119,13 @@ class Keeper:
                 await handle.execute(partition_sql.role(self.facts.owner))
             yield handle
 
+    async def _together(self, *parts: Part) -> None:
+        """The same for statements that need no answer from one another."""
+        if self._user != self.facts.owner:
+            parts = (partition_sql.role(self.facts.owner), *parts)
+        wait = self.rules.locks.wait
+        await self.database.together(parts, lock_wait=wait, statement=PATIENCE)
+
     # Creating
 
     async def _create(self, steps: Sequence[Create]) -> None:
@@ -130,8 +135,7 @@ class Keeper:
             parts += self.made(step, grants)
             parts.append(partition_sql.attached(self.parent, self.at(step.name), self.key,
                                                 step.bounds))  # fmt: skip
-        async with self.transaction() as handle:
-            await handle.execute(partition_sql.script(parts))
+        await self._together(*parts)
 
     def made(self, step: Create, grants: Sequence[Grant], *, indexes: bool = False) -> list[Part]:
         """Statements that make a partition, not attached yet."""
@@ -165,10 +169,7 @@ class Keeper:
     async def _create_default(self, new: str) -> None:
         place = self.at(new)
         parts = [self.alike(place), *partition_sql.granted(place, await self.grants())]
-        async with self.transaction() as handle:
-            await handle.execute(
-                partition_sql.script([*parts, partition_sql.attached_default(self.parent, place)])
-            )
+        await self._together(*parts, partition_sql.attached_default(self.parent, place))
 
     # Retiring
 
@@ -177,9 +178,10 @@ class Keeper:
         mark = Mark(of=self.rules.table, bound=old.bound, retired=self._clock.now())
         if not concurrently:
             mark = mark.but(detached=self._clock.now())
-            async with self.transaction() as handle:
-                await handle.execute(partition_sql.commented(place, mark, old.comment))
-                await handle.execute(partition_sql.detached(self.parent, place))
+            await self._together(
+                partition_sql.commented(place, mark, old.comment),
+                partition_sql.detached(self.parent, place),
+            )
             return
         await self._remember(place, mark, old.comment)
         try:
@@ -219,14 +221,7 @@ class Keeper:
                 await self.database.execute("RESET ROLE")
 
     async def _remember(self, place: Place, mark: Mark, comment: str | None) -> None:
-        """Write a mark down; the disk is not waited for.
-
-        The log is written in order: no detachment outlives a crash without the mark before it,
-        and a later mark that is lost is made again at the next look.
-        """
-        words = partition_sql.commented(place, mark, comment)
-        async with self.transaction() as handle:
-            await handle.execute(partition_sql.script([phrase(ASYNCHRONOUS), words]))
+        await self._together(partition_sql.commented(place, mark, comment))
 
     async def _archive(self, table: Detached) -> None:
         """Run the command of the rules; only its success is remembered.

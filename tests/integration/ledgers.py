@@ -87,4 +87,8 @@ def counting(seen: list[str]) -> Any:
             seen.append(str(statement))
             return await super().execute(statement, *more, **options)
 
+        async def together(self, parts: Any, **options: Any) -> None:
+            seen.extend(str(part) for part in parts)
+            await super().together(parts, **options)
+
     return Counting

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from itertools import count
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -155,6 +156,28 @@ async def test_old_partitions_are_detached_concurrently_and_dropped_after_their_
     report = await books.run(expire)
     assert report.outcomes[0].done == ("drop ledger_2026_01",)
     assert books.sql("SELECT to_regclass('ledger_2026_01') IS NULL") == "t"
+
+
+async def test_what_a_crash_takes_is_done_again(books: Books, server: PostgresServer) -> None:
+    books.ledger()
+    books.sql("CREATE TABLE old PARTITION OF ledger FOR VALUES FROM ('2026-01-01 00:00+00') TO "
+              "('2026-02-01 00:00+00')")  # fmt: skip
+    books.sql(f"ALTER DATABASE {books.database} SET synchronous_commit = on")
+    waits = []
+
+    class Asking(Postgres):
+        async def together(self, *words: Any, **options: Any) -> None:
+            waits.append((await self.fetch("SHOW synchronous_commit"))[0][0])
+            await super().together(*words, **options)
+
+    report = await books.run(KEEP, connect=Asking)
+    server.kill()
+    server.start()
+    assert "detach old concurrently" in report.outcomes[0].done
+    assert set(waits) == {"off"}
+    assert (await books.run(KEEP)).ok
+    assert "old" not in books.partitions()
+    assert '"detached": "2026-05-20' in books.sql("SELECT obj_description('old'::regclass)")
 
 
 async def test_a_half_done_detach_is_finished(books: Books, server: PostgresServer) -> None:
@@ -333,9 +356,9 @@ async def test_a_restart_of_the_server_in_the_middle_is_said_and_carried_on(
         books.ledger(name)
 
     class Breaking(Postgres):
-        def transaction(self, **options: object) -> object:  # type: ignore[override]
+        async def together(self, *words: Any, **options: Any) -> None:
             server.restart()
-            return super().transaction(**options)  # type: ignore[arg-type]
+            await super().together(*words, **options)
 
     report = await books.run({"table": "a"}, {"table": "b"}, connect=Breaking)
     assert not report.ok

@@ -8,7 +8,15 @@ import pytest
 
 from scaler.clients import postgres
 from scaler.clients.postgres import Postgres
-from scaler.errors import Busy, ConfigError, Forbidden, NotFound, PermanentError, Unavailable
+from scaler.errors import (
+    Busy,
+    ConfigError,
+    Forbidden,
+    NotFound,
+    PermanentError,
+    ScalerError,
+    Unavailable,
+)
 from tests.integration.postgreses import PostgresServer, serving_postgres
 from tests.integration.running import until
 
@@ -59,6 +67,26 @@ async def test_a_transaction_is_all_or_nothing(database: Postgres) -> None:
     with pytest.raises(PermanentError, match="division by zero"):
         await together(database, "INSERT INTO things VALUES (1)", "SELECT 1 / 0")
     assert await database.fetch("SELECT count(*) FROM things") == [(0,)]
+    assert await database.fetch("SHOW lock_timeout") == [("0",)]
+
+
+async def test_one_message_is_all_or_nothing_and_bounded(
+    server: PostgresServer, database: Postgres
+) -> None:
+    insert = postgres.phrase("INSERT INTO things VALUES (1)")
+    for last, message in (("1 / 0", "INSERT INTO things.*division by zero"),
+                          ("pg_sleep(60)", "statement timeout")):  # fmt: skip
+        parts = (insert, postgres.given(f"SELECT {last}"))
+        with pytest.raises(ScalerError, match=message):
+            await database.together(parts, lock_wait=SHORT, statement=4 * SHORT)
+    assert await database.fetch("SELECT count(*) FROM things") == [(0,)]
+    other = Postgres(server.dsn())
+    async with other.transaction(lock_wait=SHORT) as held:
+        await held.execute("LOCK TABLE things")
+        with pytest.raises(Busy, match="lock timeout"):
+            await database.together((insert,), lock_wait=SHORT)
+    await other.aclose()
+    await database.together((insert, postgres.phrase("DELETE FROM things")), lock_wait=SHORT)
     assert await database.fetch("SHOW lock_timeout") == [("0",)]
 
 
