@@ -245,12 +245,13 @@ class Conversion:
         table = (facts.schema, facts.table)
         if known.stage.reaches(Stage.LIVE):
             await self._few_rows(known)
-            await self._hands.step(
-                split.abandoned(facts, form),
-                table=(facts.schema, form.history),
-                reaches=Stage.LIVE,
-                afresh=True,
-            )
+            if any(step.startswith("aside ") for step in known.steps):
+                await self._hands.step(
+                    split.abandoned(facts, form),
+                    table=(facts.schema, form.history),
+                    reaches=Stage.LIVE,
+                    afresh=True,
+                )
             await self._hands.step(
                 replace(attach.undone(facts, form), way=Way.SWAP),
                 table=table,

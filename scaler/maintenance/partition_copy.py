@@ -23,6 +23,8 @@ TRIES: Final = 5  # to compare a range, while rows are copied again
 MOST_ROUNDS: Final = 50  # of MOST_AGAIN rows that are copied again
 FEW: Final = 200  # rows that may be left while others are added
 LONGEST_WAIT: Final = timedelta(hours=12)  # between two batches
+LONG: Final = timedelta(milliseconds=100)  # of a batch: an update of one of its rows waits for it
+FEWEST: Final = 100  # rows of a batch
 NEST: Final = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 
 
@@ -102,13 +104,16 @@ class Copy:
         clock = self._hands.clock
         begin, before = clock.monotonic(), at["rows"]
         density = max(1.0, self._facts.rows / max(1, at["of"]))
+        most = self._wish.migrate.batch_rows
         while at["block"] < at["of"]:
             await self._may_go_on(at)
             started, lsn = clock.monotonic(), await self._lsn()
             block = at["block"]
-            step = max(1, int(self._wish.migrate.batch_rows / density))
+            step = max(1, int(most / density))
             at = await self._batch(at, min(at["of"], block + step))
             took = clock.monotonic() - started
+            most = max(FEWEST, most // 2) if took > LONG else 2 * most
+            most = min(most, self._wish.migrate.batch_rows)
             written = await self._lsn() - lsn
             rows = at["rows"] - before
             elapsed = max(1e-3, (clock.monotonic() - begin).total_seconds())

@@ -174,7 +174,8 @@ class Migrate(Model):
     split: Literal["lazy", "now"] = "lazy"
     """`lazy`: it stays one partition until its newest row expires; `now`: it is split by range."""
     batch_rows: Annotated[int, Field(ge=100, le=100_000)] = 5000
-    """Rows copied in one transaction; an update of one of them waits for the batch."""
+    """Rows copied in one transaction, and fewer while that takes longer than 100 ms: an update of
+    one of them waits for the batch."""
     queries: Annotated[tuple[str, ...], Field(max_length=MOST_QUERIES)] = ()
     """Statements whose plans may not become more than twice as expensive."""
 

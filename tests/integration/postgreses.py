@@ -46,7 +46,13 @@ class PostgresServer:
     the system's; they are copied to where the user of the server may read them.
     """
 
-    def __init__(self, *options: str, programs: Path | None = None) -> None:
+    def __init__(
+        self,
+        *options: str,
+        programs: Path | None = None,
+        follows: "PostgresServer | None" = None,
+    ) -> None:
+        """With `follows` it is a replica of that one, which has to be running."""
         self.folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
         self.data = self.folder / "d"
         self.options = options
@@ -56,8 +62,12 @@ class PostgresServer:
             os.chown(self.folder, found.pw_uid, found.pw_gid)
         self.folder.chmod(0o755)
         self.programs = self._copied(programs) if programs else found_binaries()
-        self._run("initdb", "-D", str(self.data), "-A", "trust", "-U", "postgres", "-N",
-                  "--no-locale", "-E", "UTF8")  # fmt: skip
+        if follows is None:
+            self._run("initdb", "-D", str(self.data), "-A", "trust", "-U", "postgres", "-N",
+                      "--no-locale", "-E", "UTF8")  # fmt: skip
+        else:
+            self._run("pg_basebackup", "-D", str(self.data), "-h", str(follows.folder),
+                      "-U", "postgres", "-R", "-X", "stream", "-c", "fast", "-N")  # fmt: skip
 
     def _copied(self, programs: Path) -> Path:
         """The same, with the libraries that a wheel puts beside its package."""
@@ -73,7 +83,7 @@ class PostgresServer:
             cwd="/",
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, done.stderr

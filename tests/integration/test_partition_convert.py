@@ -4,16 +4,20 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import psycopg
 import pytest
 
 from scaler.clients.postgres import Postgres
+from scaler.clock import SystemClock
 from scaler.errors import Forbidden, NotFound, PermanentError, Refused
 from scaler.maintenance.partition_convert import Conversion
 from scaler.maintenance.partition_notes import Stage
 from scaler.maintenance.partition_rules import PartitionSet
+from scaler.maintenance.partition_steps import Ears, Progress
 from tests.integration.converter import WISH
 from tests.integration.ledger_traffic import Traffic, table, wrong
 from tests.integration.postgreses import PostgresServer, serving_postgres
@@ -104,6 +108,64 @@ async def test_undone_under_load_it_is_the_table_that_it_was(
     assert wrong(server.dsn(place), seen, ROWS) == NOTHING
     assert server.psql(look, place) == before
     assert (await conversion.run(Stage.LIVE)).stage is Stage.LIVE  # and again
+
+
+async def test_before_the_split_an_undo_is_one_transaction(
+    server: PostgresServer, place: str, database: Postgres
+) -> None:
+    await Conversion(database, wish()).run(Stage.LIVE)
+    query = "SELECT relkind FROM pg_class WHERE relname = 'transactions'"
+    committed: list[tuple[str, str]] = []
+
+    def after(statement: str) -> None:
+        if statement.startswith("committed"):
+            committed.append((statement, server.psql(query, place)))
+
+    await Conversion(database, wish(), ears=Ears(after=after)).undo()
+    assert committed[0] == ("committed undo", "r")
+
+
+async def test_a_replica_that_stands_still_holds_the_split_back(
+    server: PostgresServer, place: str, database: Postgres
+) -> None:
+    said: list[Progress] = []
+    guards = {"replica_lag": "1s", "wal_per_s": "4MB"}
+    conversion = Conversion(database, wish(guards=guards), ears=Ears(told=said.append))
+    await conversion.run(Stage.LIVE)
+    replica = PostgresServer("hot_standby=on", follows=server)
+    try:
+        replica.start()
+        replica.psql("SELECT pg_wal_replay_pause()")
+        clients = traffic(server, place)
+        async with clients.running() as seen:
+            running = asyncio.create_task(conversion.run(Stage.VERIFIED))
+            await eventually(lambda: any("a replica is" in one.message for one in said))
+            copied = len([one for one in said if one.share is not None])
+            so_far = len(seen.waits_ms)
+            await eventually(lambda: len(seen.waits_ms) > so_far + 200)
+            assert len([one for one in said if one.share is not None]) == copied
+            replica.psql("SELECT pg_wal_replay_resume()")
+            assert (await running).stage is Stage.VERIFIED
+        assert (seen.errors, seen.missed) == ([], [])
+        assert wrong(server.dsn(place), seen, ROWS) == NOTHING
+    finally:
+        replica.stop()
+
+
+async def test_batches_that_take_long_become_smaller(place: str, database: Postgres) -> None:
+    class Slow(SystemClock):
+        def monotonic(self) -> timedelta:
+            return super().monotonic() + timedelta(seconds=next(seconds))
+
+    seconds = count()
+    said: list[Progress] = []
+    ears = Ears(told=said.append)
+    conversion = Conversion(database, wish(), clock=Slow(), ears=ears)
+    await conversion.run(Stage.SPLIT)
+    rows = [int(one.message.split()[0].replace(",", "")) for one in said if one.share is not None]
+    assert rows[-1] == ROWS
+    assert rows[0] > 900
+    assert rows[-2] - rows[-3] < 200, "the fewest are 100, in whole pages"
 
 
 async def test_killed_at_any_of_many_points_it_goes_on(server: PostgresServer) -> None:
