@@ -61,6 +61,7 @@ class Copy:
         """Until every row is in its range as well; `aside` makes the tables for them.
 
         Raises:
+            PermanentError: the lag of replicas is not shown to us.
             Unavailable: the disk is nearly full, or nobody lets us go on; what is done stays done.
         """
         facts, form = self._facts, self._form
@@ -178,9 +179,15 @@ class Copy:
 
     async def _strain(self, at: dict[str, Any], wal_per_s: float | None) -> Strain:
         lag = await self._database.fetch(
-            "SELECT extract(epoch FROM max(replay_lag))::float FROM pg_stat_replication"
+            "SELECT extract(epoch FROM max(replay_lag))::float,"
+            " count(*) FILTER (WHERE state IS NULL), current_user FROM pg_stat_replication"
         )
-        seconds = lag[0][0]
+        seconds, hidden, user = lag[0]
+        if hidden:
+            raise PermanentError(
+                f"how far {hidden} replicas are behind is not shown to us, so the copy of "
+                f"{self._wish.table} cannot wait for them; run GRANT pg_monitor TO {user}"
+            )
         share = 1 - at["block"] / max(1, at["of"])
         return Strain(
             wal_per_s=wal_per_s,

@@ -58,8 +58,9 @@ class Notes:
     changed_at: datetime
 
 
+# IF NOT EXISTS would take the right to create schemas even where there is one.
 _TABLES: Final = """
-CREATE SCHEMA IF NOT EXISTS scaler;
+DO $$ BEGIN IF to_regnamespace('scaler') IS NULL THEN CREATE SCHEMA scaler; END IF; END $$;
 CREATE TABLE IF NOT EXISTS scaler.conversions (place text PRIMARY KEY, stage text NOT NULL,
   facts jsonb NOT NULL, shape jsonb NOT NULL, begun_at timestamptz NOT NULL DEFAULT now(),
   changed_at timestamptz NOT NULL DEFAULT now());

@@ -188,7 +188,7 @@ class Locks(Model):
     tries: Annotated[int, Field(ge=1, le=1000)] = 50
     """How often one step is attempted in one run; the next run goes on."""
     max_block: Span = timedelta(milliseconds=250)
-    """How long a step may hold its lock."""
+    """How long a step may hold its lock; then it is undone, and tried again."""
     window: TimeOfDay = None
     """When what is heavy may be done, as in `"01:00-05:00"` of the zone; at any time by default.
     Partitions that are missing are created at once."""

@@ -24,7 +24,7 @@ FIRST_PAUSE: Final = timedelta(milliseconds=100)  # between two tries; doubled e
 LONGEST_PAUSE: Final = timedelta(seconds=2)
 PATIENCE: Final = timedelta(hours=6)  # with long transactions, for one step
 PREDECESSOR: Final = timedelta(seconds=15)  # a session whose process was killed ends in this
-MOST_CUT: Final = 4  # times that a statement under a lock took too long
+MOST_CUT: Final = 9  # times that what is done under a lock took too long
 WORSE: Final = 2.0  # times as expensive: such a plan stops the swap
 SMALL: Final = 100.0  # of the planner's units, about a millisecond: empty partitions cost as much
 CANCELLED: Final = "57014"  # statement_timeout
@@ -66,6 +66,10 @@ class Ears:
 
     told: Callable[[Progress], None] = _silent
     after: Callable[[str], None] = _nothing
+
+
+class Overdue(Unavailable):
+    """A lock was held for longer than others are to be held up; it was let go."""
 
 
 class Hands:
@@ -175,10 +179,15 @@ class Hands:
             return
 
         costs = await self._costs(self.database) if step.way is Way.SWAP else {}
+        limit = self.wish.locks.max_block if step.way is Way.SWAP else None
 
         async def work(handle: Handle) -> None:
+            locked: timedelta | None = None
             for statement in step.statements:
                 await self.do(handle, statement)
+                locked = locked or self.clock.monotonic()  # the first waits for the lock
+                if limit is not None and self.clock.monotonic() - locked > limit:
+                    raise Overdue(f"{step.name} took longer than {_ms(limit)}")
             if costs:
                 self._compared(costs, await self._costs(handle))
             spent = self.clock.monotonic() - begin
@@ -188,7 +197,6 @@ class Hands:
             if reaches is not None:
                 await notes.reached(handle, place, reaches)
 
-        limit = self.wish.locks.max_block if step.way is Way.SWAP else None
         await self.briefly(step.name, work, table=table, statement=limit)
         self.ears.after(f"committed {step.name}")
 
@@ -219,12 +227,13 @@ class Hands:
                     await work(handle)
             except (Busy, Unavailable, PermanentError) as error:
                 state = sqlstate(error)
-                if not isinstance(error, Busy) and state not in {CANCELLED, TWICE}:
+                late = state == CANCELLED or isinstance(error, Overdue)
+                if not isinstance(error, Busy) and not late and state != TWICE:
                     raise
-                cut += state == CANCELLED
+                cut += late
                 if cut > MOST_CUT:
                     raise PermanentError(
-                        f"{doing}: a statement takes longer than {_ms(locks.max_block)} each time; "
+                        f"{doing}: it takes longer than {_ms(locks.max_block)} each time; "
                         f"nothing has changed, allow more with locks.max_block ({error})"
                     ) from error
                 if number == locks.tries:

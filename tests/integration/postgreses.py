@@ -94,15 +94,21 @@ class PostgresServer:
         words = [str(self.programs / "postgres"), "-D", str(self.data)]
         for setting in settings:
             words += ["-c", setting]
+        self._launch(words)
+        until(lambda: self._answers(words), "PostgreSQL answers")
+
+    def _launch(self, words: list[str]) -> None:
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 words, user=_user(), cwd="/", stdout=log, stderr=log, start_new_session=True
             )
-        until(self._answers, "PostgreSQL answers")
 
-    def _answers(self) -> bool:
+    def _answers(self, words: list[str]) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, self.log()
+        if self._process.poll() is not None:
+            # the last processes of one that was killed may still be there
+            assert "is still in use" in self.log()[-400:], self.log()
+            self._launch(words)
         ready = subprocess.run(
             [str(self.programs / "pg_isready"), "-h", str(self.folder), "-U", "postgres"],
             stdout=subprocess.DEVNULL,

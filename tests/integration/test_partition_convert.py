@@ -152,12 +152,56 @@ async def test_a_replica_that_stands_still_holds_the_split_back(
         replica.stop()
 
 
-async def test_batches_that_take_long_become_smaller(place: str, database: Postgres) -> None:
-    class Slow(SystemClock):
-        def monotonic(self) -> timedelta:
-            return super().monotonic() + timedelta(seconds=next(seconds))
+async def test_replicas_whose_lag_is_not_shown_to_us_stop_the_split(
+    server: PostgresServer, place: str
+) -> None:
+    server.psql(
+        "CREATE ROLE poor LOGIN; ALTER TABLE transactions OWNER TO poor; "
+        "GRANT CREATE ON SCHEMA public TO poor; CREATE SCHEMA scaler AUTHORIZATION poor",
+        place,
+    )
+    database = Postgres(server.dsn(place, "poor"))
+    conversion = Conversion(database, wish())
+    assert (await conversion.run(Stage.LIVE)).stage is Stage.LIVE
+    replica = PostgresServer(follows=server)
+    try:
+        replica.start()
+        with pytest.raises(PermanentError, match="run GRANT pg_monitor TO poor"):
+            await conversion.run(Stage.SPLIT)
+        server.psql("GRANT pg_monitor TO poor")
+        assert (await conversion.run(Stage.SPLIT)).stage is Stage.SPLIT
+    finally:
+        replica.stop()
+        await database.aclose()
 
-    seconds = count()
+
+class Slow(SystemClock):
+    """A second goes by between two looks at it; pauses take no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seconds = count()
+
+    def monotonic(self) -> timedelta:
+        return super().monotonic() + timedelta(seconds=next(self._seconds))
+
+    async def sleep(self, span: timedelta) -> None:
+        await asyncio.sleep(0)
+
+
+async def test_a_lock_that_is_held_for_too_long_is_let_go(
+    server: PostgresServer, place: str, database: Postgres
+) -> None:
+    conversion = Conversion(database, wish(), clock=Slow())
+    with pytest.raises(PermanentError, match="swap: it takes longer than 250 ms"):
+        await conversion.run(Stage.LIVE)
+    kind = "SELECT relkind FROM pg_class WHERE oid = 'transactions'::regclass"
+    assert server.psql(kind, place) == "r"
+    assert (await Conversion(database, wish()).run(Stage.LIVE)).stage is Stage.LIVE
+
+
+async def test_batches_that_take_long_become_smaller(place: str, database: Postgres) -> None:
+    await Conversion(database, wish()).run(Stage.LIVE)
     said: list[Progress] = []
     ears = Ears(told=said.append)
     conversion = Conversion(database, wish(), clock=Slow(), ears=ears)
