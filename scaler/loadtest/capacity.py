@@ -3,7 +3,8 @@
 A state machine without clock or network: `next` says which load to put on, `took` tells what came
 of it. It gallops up until the objective breaks, halves the space between (each trial goes on until
 the interval around the share of late requests decides), and ends with a long confirming trial.
-The method, and how far others are off: docs/calibration.md.
+The answer is never above the boundary that all trials together show. The method, and how far
+others are off: docs/calibration.md.
 """
 
 import math
@@ -13,12 +14,20 @@ from enum import Enum
 from typing import Final
 
 from scaler.core.units import format_rate
+from scaler.loadtest.boundary import boundary
 from scaler.loadtest.evidence import Counts, Evidence, Objective, Verdict
 
 MOST_TRIALS: Final = 200  # a search that needs more has a mistake; each also takes seconds
 
 BELOW: Final = 0.04  # how far a confirmed rate may be above the truth, and the broken one below it;
 ABOVE: Final = 0.03  # both from searches on stations whose capacity is known
+
+CONFIRMED: Final = 0.005  # the answer is so far below the rate that was confirmed, and so far
+POOLED: Final = 0.015  # below the boundary of all trials: of two mistakes, too high is the worse
+PLENTY: Final = 10_000  # requests that end a trial while narrowing down; twice that confirm
+SPREAD: Final = 0.05  # standard error of the boundary, relative, that no answer is given beyond
+IN_A_ROW: Final = 3  # trials that may be disturbed before one is taken as it is
+DISTURBED: Final = 0.5  # of the seconds allowed, which disturbed trials may take besides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +40,7 @@ class Limits:
     warm: int = 5  # seconds of load whose figures nobody looks at
     settle: int = 2  # seconds at the begin of a trial in which queues fill; see Search.settle
     probe: int = 5  # seconds that count of the first trial at a rate
-    longest: int = 40  # seconds that count at one rate, while narrowing down
+    longest: int = 30  # seconds that count at one rate, while narrowing down
     confirm: int = 80  # seconds that count of the trial at the end
     factor: float = 1.6  # between rates while galloping; twice that while nothing is late
     near: float = 1.05  # how close the two ends must come
@@ -87,6 +96,8 @@ class Search:
     objective: Objective
     limits: Limits = field(default_factory=Limits)
     spent: float = 0.0
+    disturbed: float = 0.0  # seconds of load that counts for nothing
+    repeated: int = 0  # trials that were disturbed
     trials: int = 0
     phase: Phase = Phase.WARM
     points: dict[float, Evidence] = field(default_factory=dict)
@@ -95,6 +106,7 @@ class Search:
     _broken: float = math.inf
     _down: int = 0
     _again: bool = False
+    _in_a_row: int = 0
     _end: Found | Refused | None = None
 
     def __post_init__(self) -> None:
@@ -123,9 +135,11 @@ class Search:
         return Trial(rate=self._rate, seconds=seconds, why=self.phase.value)
 
     def took(self, trial: Trial, counts: Counts) -> None:
-        """Take what came of a trial."""
-        self.spent += trial.seconds
+        """Take what came of a trial; one that the load generator has disturbed is repeated."""
         self.trials += 1
+        if self._spoilt(trial, counts):
+            return
+        self.spent += trial.seconds
         if counts.broken is not None:
             self._refuse(f"nothing was measured: {counts.broken}")
         elif self.phase is Phase.WARM:
@@ -140,6 +154,17 @@ class Search:
                 Phase.CONFIRM: self._confirm,
             }
             step[self.phase](self._here)
+
+    def _spoilt(self, trial: Trial, counts: Counts) -> bool:
+        """Whether it tells of the generator, and there is time for another."""
+        room = DISTURBED * self.limits.seconds - self.disturbed
+        if not counts.doubts or self._in_a_row >= IN_A_ROW or trial.seconds > room:
+            self._in_a_row = 0
+            return False
+        self._in_a_row += 1
+        self.repeated += 1
+        self.disturbed += trial.seconds
+        return True
 
     @property
     def _here(self) -> Evidence:
@@ -196,17 +221,13 @@ class Search:
             self.phase, self._rate = Phase.BISECT, math.sqrt(self._held * self._broken)
 
     def _confirm(self, here: Evidence) -> None:
-        enough = len(here.batches) >= self.limits.confirm
+        enough = self._long(here, self.limits.confirm, 2 * PLENTY)
         verdict = here.judge(self.objective)
         if verdict is Verdict.BROKEN or (enough and not self._fairly(here)):
             self._broken = min(self._broken, self._rate)
             self._down += 1
             if self._down > self.limits.steps:
-                self._refuse(
-                    f"the noise is too large: {format_rate(self._held)} held in a short trial, but "
-                    f"no long one held down to {format_rate(self._rate)}; measure on a quieter "
-                    "machine or for longer"
-                )
+                self._refuse(self._too_few(here) if self._few(here) else self._too_noisy())
             self._rate *= 1 - self.limits.step
         elif enough:
             self._found(here)
@@ -214,8 +235,10 @@ class Search:
     def _verdict(self, here: Evidence) -> Verdict:
         """As `judge`, and after the longest time by where the share itself lies."""
         verdict = here.judge(self.objective)
-        if verdict is Verdict.OPEN and len(here.batches) >= self.limits.longest:
-            return Verdict.HELD if self._fairly(here) else Verdict.BROKEN
+        if verdict is Verdict.OPEN and self._long(here, self.limits.longest, PLENTY):
+            few = self.phase is Phase.GALLOP and self._few(here)  # no rate is too high for that
+            held = here.share <= 2 * self.objective.share if few else self._fairly(here)
+            return Verdict.HELD if held else Verdict.BROKEN
         return verdict
 
     def _fairly(self, here: Evidence) -> bool:
@@ -224,42 +247,71 @@ class Search:
     def _few(self, here: Evidence) -> bool:
         return here.due < self.limits.fewest
 
-    def _found(self, here: Evidence, short: str = "") -> Found | Refused:
+    def _too_few(self, here: Evidence) -> str:
+        return (
+            f"only {here.due} requests at {format_rate(here.rate)}: too few for "
+            f"{self.objective}, which needs {self.limits.fewest}; allow more time, or use a "
+            "lower percentile"
+        )
+
+    def _too_noisy(self) -> str:
+        return (
+            f"the noise is too large: {format_rate(self._held)} held in a short trial, but no "
+            f"long one held down to {format_rate(self._rate)}; measure on a quieter machine or for "
+            "longer"
+        )
+
+    def _long(self, here: Evidence, seconds: int, requests: int) -> bool:
+        """Many requests a second tell as much in less time, down to a quarter of it."""
+        batches = len(here.batches)
+        return batches >= seconds or (here.due >= requests and 4 * batches >= seconds)
+
+    def _found(self, here: Evidence, *, confirmed: bool = True) -> Found | Refused:
         limit = self.points.get(self._broken)
         if self._few(here):
-            return self._refuse(
-                f"only {here.due} requests at {format_rate(here.rate)}: too few for "
-                f"{self.objective}, which needs {self.limits.fewest}; allow more time, or use a "
-                "lower percentile"
-            )
+            return self._refuse(self._too_few(here))
         if limit is not None and limit.doubts:
             return self._refuse(
                 f"the load generator is not to be trusted at {format_rate(self._broken)}: "
                 f"{'; '.join(limit.doubts)}. The service carries at least {format_rate(here.rate)}"
             )
+        pooled = boundary(self._sorted(), self.objective, here.rate).rate * (1 - POOLED)
+        rate = min(here.rate * (1 - CONFIRMED), pooled) if confirmed else pooled
+        said = f"{here} at {format_rate(round(here.rate, 1))}, {format_rate(self._broken)} did not"
         self._end = Found(
-            rate=here.rate,
-            low=here.rate * (1 - BELOW),
-            high=max(self._broken, here.rate) * (1 + ABOVE),
-            because=f"{here}, {format_rate(self._broken)} did not hold{short}",
+            rate=rate,
+            low=rate * (1 - BELOW),
+            high=max(self._broken, rate) * (1 + ABOVE),
+            because=f"{said} hold{'' if confirmed else '; there was no time to confirm it'}"
+            + self._repeats,
             seconds=self.spent,
             points=self._sorted(),
         )
         return self._end
 
+    @property
+    def _repeats(self) -> str:
+        if not self.repeated:
+            return ""
+        what = "trial was" if self.repeated == 1 else "trials were"
+        return f"; {self.repeated} {what} disturbed by the load generator itself, and repeated"
+
     def _out_of_time(self) -> Found | Refused:
-        best = self.points.get(self._rate if self._down else self._held)
-        measured = best is not None and 2 * len(best.batches) >= self.limits.longest
-        narrow = self.phase in (Phase.BISECT, Phase.CONFIRM)
-        if narrow and best is not None and (measured or not self._down) and self._fairly(best):
-            return self._found(best, "; there was no time to confirm it")
+        """What all trials together show, when they show enough."""
+        best = self.points.get(self._held)
+        if self.phase in (Phase.BISECT, Phase.CONFIRM) and best is not None:
+            known = boundary(self._sorted(), self.objective, best.rate)
+            if known.error <= SPREAD:
+                return self._found(best, confirmed=False)
         return self._refuse(
             f"{self.limits.seconds:.0f} s were not enough: still {self.phase.value} at "
             f"{format_rate(self._rate)}; allow more time, or a higher lowest rate"
         )
 
     def _refuse(self, because: str) -> Refused:
-        self._end = Refused(because=because, seconds=self.spent, points=self._sorted())
+        self._end = Refused(
+            because=because + self._repeats, seconds=self.spent, points=self._sorted()
+        )
         return self._end
 
     def _sorted(self) -> tuple[Evidence, ...]:

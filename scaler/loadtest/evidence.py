@@ -106,7 +106,7 @@ class Evidence:
             return Verdict.HELD if enough else Verdict.OPEN
         if self.share + SURE * error < objective.share:
             return Verdict.HELD
-        if self.share - SURE * error > objective.share:
+        if self.late >= FEWEST_LATE and self.share - SURE * error > objective.share:
             return Verdict.BROKEN
         return Verdict.OPEN
 

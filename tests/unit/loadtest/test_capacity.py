@@ -164,3 +164,44 @@ def test_objectives_are_read_from_text() -> None:
     for wrong in ("p99", "p99>1s", "errors<1%", "p99<1s, p50<1s", "service_p99<1s", "rate>5/s"):
         with pytest.raises(ConfigError, match="no objective"):
             objective_of(wrong)
+
+
+def disturbed(often: int) -> Found | Refused:
+    """A sharp limit at 500/s, and a generator that spoils the first trials of every rate."""
+    search, spoilt = Search(WITHIN), dict[float, int]()
+    while isinstance(trial := search.next(), Trial):
+        due, seen = int(trial.rate), spoilt.setdefault(trial.rate, 0)
+        spoilt[trial.rate] += 1
+        wrong = seen < often
+        batches = (Batch(due, due if wrong or trial.rate >= 500 else 0),) * trial.seconds
+        search.took(trial, Counts(batches=batches, doubts=("it was late",) if wrong else ()))
+    assert search.spent <= search.limits.seconds
+    assert search.disturbed <= search.limits.seconds / 2
+    return trial
+
+
+def test_a_trial_that_the_generator_disturbed_is_repeated_and_told() -> None:
+    found = disturbed(1)
+    assert isinstance(found, Found)
+    assert 450 < found.rate < 500
+    assert "disturbed by the load generator" in found.because
+
+
+def test_a_generator_that_is_always_late_is_refused_in_the_end() -> None:
+    refused = disturbed(1000)
+    assert isinstance(refused, Refused)
+    assert "disturbed by the load generator" in refused.because
+
+
+def test_without_time_to_confirm_all_trials_together_tell() -> None:
+    truth = capacity_exponential(4, 0.02, WITHIN)
+    found = searched(station(3), limits=Limits(seconds=150))
+    assert isinstance(found, Found)
+    assert "no time to confirm" in found.because
+    assert found.rate == pytest.approx(truth, rel=0.15)
+
+
+def test_many_requests_a_second_need_less_time() -> None:
+    quick = searched(Station(workers=16, service=fixed(0.02)), limits=Limits(lowest=250))
+    assert isinstance(quick, Found)
+    assert quick.seconds < 200
