@@ -7,23 +7,25 @@ sleep for a fixed time, so its capacity is that of the same station (M/D/c).
 """
 
 import asyncio
+import math
 import os
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from random import Random
 from typing import Final
 
-from benchmarks.calibration import peers
+from benchmarks.calibration import peers, waves
 from benchmarks.calibration.server import pool
 from benchmarks.outcome import Outcome
 from scaler.clock import SystemClock
-from scaler.loadtest import station
+from scaler.loadtest import growth, station
 from scaler.loadtest.calibrate import ServiceLoad, calibrate
 from scaler.loadtest.capacity import Found, Limits, Refused, Search, Trial
 from scaler.loadtest.evidence import Objective
+from scaler.loadtest.growth import Headroom
 from scaler.loadtest.plan import of_fields
 from scaler.loadtest.station import Pauses, Station, capacity_simulated
 
@@ -36,6 +38,10 @@ REAL_WORKERS: Final = 16
 REAL_SERVICE: Final = 0.02
 REAL: Final = Limits(lowest=250, highest=2000, seconds=130)  # ten runs in 20 minutes
 TOO_HIGH: Final = 0.05
+GROWTH: Final = 0.25  # a minute, as `scaler calibrate` has it when nothing is given
+BOOT: Final = 20.0  # seconds until an instance of the waves is ready
+SPAN: Final = 4800.0  # seconds of each wave
+HELD: Final = 0.995
 
 Made = Callable[[Random], Station]
 KINDS: Final[dict[str, tuple[Made, float]]] = {
@@ -176,8 +182,51 @@ def on_a_server(outcome: Outcome) -> None:
     outcome.goal("real_server_within_a_tenth", within, least=runs)
 
 
+def on_waves(outcome: Outcome) -> None:
+    """A policy as `calibrate` writes it, beside the best that a search afterwards finds."""
+    make, most = KINDS["exponential"]
+    truth = truth_of(make, most)
+    found = searched(make(Random(7)), WITHIN)
+    if isinstance(found, Refused):
+        raise TypeError(found.because)
+    headroom = Headroom(growth=GROWTH, ready=timedelta(seconds=BOOT))
+    written, rules = growth.goal(found, headroom), growth.rules(headroom)
+    outcome.figures["goal_over_truth"] = round(written / truth, 3)
+    held, costs = [], []
+    for name, wave in waves_of(truth).items():
+        mine = waves.ran(written, rules, wave, truth, BOOT, SPAN)
+        tried = [
+            waves.ran(part * truth, replace(rules, settle_down=settle), wave, truth, BOOT, SPAN)
+            for part in (0.8, 0.85, 0.875, 0.9, 0.925, 0.95)
+            for settle in (timedelta(minutes=1), timedelta(minutes=2))
+        ]
+        best = min(one.paid for one in (mine, *tried) if one.share >= HELD)
+        peak = max(wave(at) for at in range(int(SPAN))) / truth
+        held.append(mine.share)
+        costs.append(mine.paid / best)
+        outcome.figures[f"wave_{name}"] = {
+            "held_share": round(mine.share, 4),
+            "instance_seconds": mine.paid,
+            "over_best_fixed_policy": round(mine.paid / best, 3),
+            "best_constant_over_best_fixed": round(math.ceil(peak) * mine.seconds / best, 3),
+        }
+    outcome.goal("waves_held_least", min(held), least=HELD)
+    outcome.goal("waves_cost_over_best_fixed_most", max(costs), most=1.25)
+
+
+def waves_of(one: float) -> dict[str, waves.Wave]:
+    """Loads that no calibration has seen, for instances that carry `one` each."""
+    return {
+        "40_minutes": waves.sine(2400, one, 9 * one),
+        "20_minutes": waves.sine(1200, 2 * one, 8 * one),
+        "two": waves.two(waves.sine(4500, 0.5 * one, 6 * one), waves.sine(900, 0.2 * one, 2 * one)),
+        "shaken": waves.shaken(waves.sine(3000, one, 8 * one), 0.05, 3),
+    }
+
+
 PARTS: Final[dict[str, Callable[[Outcome], None]]] = {
     "stations": on_stations,
+    "waves": on_waves,
     "server": on_a_server,
 }
 

@@ -21,7 +21,9 @@ from scaler.loadtest.record import Record
 from scaler.loadtest.report import MOST_CPU, Report
 from scaler.loadtest.tester import LoadTester
 
-MOST_LAG: Final = 0.1  # of the objective, p99: beyond it the generator's own delay counts
+SOME_LAG: Final = 0.1  # of the objective, p99: beyond it the generator's own delay may count
+MOST_LAG: Final = 0.5  # beyond it requests come in bursts, and nothing is believed
+OURS: Final = 0.2  # of the share allowed, or of all late ones: so many may be late by the generator
 REST: Final = timedelta(seconds=0.3)  # between trials
 REST_AFTER_OVERLOAD: Final = timedelta(seconds=2)  # for queues that we cannot see
 OVERLOAD: Final = 0.1  # share of late requests
@@ -119,7 +121,7 @@ def counts_of(report: Report, objective: Objective, seconds: int) -> Counts:
         Batch(one.due, max(0, one.due - in_time(one.response, within)))
         for one in record.slices[:seconds]
     )
-    return Counts(batches=batches, doubts=_doubts(report, within), broken=_broken(record))
+    return Counts(batches=batches, doubts=_doubts(report, objective), broken=_broken(record))
 
 
 def in_time(histogram: Histogram, within: float) -> int:
@@ -129,17 +131,24 @@ def in_time(histogram: Histogram, within: float) -> int:
     return sum(count for bucket, count in buckets.items() if int(bucket) <= last)
 
 
-def _doubts(report: Report, within: float) -> tuple[str, ...]:
-    found = list(report.lost)
-    lag = report.record.lag.percentile(0.99)
+def _doubts(report: Report, objective: Objective) -> tuple[str, ...]:
+    found, record = list(report.lost), report.record
+    within = objective.within.total_seconds()
+    lag = record.lag.percentile(0.99)
+    started = f"1 % of the requests were started {lag * 1000:.0f} ms late by this tester"
     if lag > MOST_LAG * within:
-        found.append(f"1 % of the requests were started {lag * 1000:.0f} ms late by this tester")
+        found.append(started)
+    elif lag > SOME_LAG * within:
+        late = record.due - sum(in_time(one.response, within) for one in record.slices)
+        ours = in_time(record.service, within) - (record.due - late)  # in time from their sending
+        if ours > OURS * max(late, objective.share * record.due):
+            found.append(f"{started}, and {ours} are late only by that")
     if report.cpu and max(report.cpu) > MOST_CPU:
         used = format_percent(round(max(report.cpu), 2))
         found.append(f"this tester used {used} of a core")
-    ours = report.record.failures[Failure.OUT_OF_SOCKETS.value]
-    if ours:
-        found.append(f"{ours} requests found no free port or file")
+    without = record.failures[Failure.OUT_OF_SOCKETS.value]
+    if without:
+        found.append(f"{without} requests found no free port or file")
     return tuple(found)
 
 

@@ -16,6 +16,7 @@ from scaler.loadtest.evidence import Objective
 from scaler.located import InvalidFiles, parse
 
 LEAST_HEADROOM: Final = 0.05  # for what the interval around a capacity leaves open
+SETTLE_DOWN: Final = timedelta(minutes=2)  # at least
 MARK: Final = "# calibrated:"
 
 
@@ -25,7 +26,7 @@ class Headroom:
 
     growth: float  # ratio of the load per minute
     ready: timedelta  # from asking for an instance until it is ready
-    window: timedelta = timedelta(minutes=1)  # over which the metric is averaged
+    window: timedelta = timedelta(seconds=15)  # over which the metric is averaged
     every: timedelta = timedelta(seconds=5)  # between two decisions
 
     @property
@@ -36,6 +37,30 @@ class Headroom:
     @property
     def share(self) -> float:
         return max(LEAST_HEADROOM, self.growth * self.lead.total_seconds() / 60)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a policy needs beside its goal to act in time; from docs/calibration.md, the waves."""
+
+    window: timedelta = timedelta(seconds=15)  # of the metric; a longer one is later
+    settle_down: timedelta = SETTLE_DOWN
+    tolerance_up: float = 0.0  # else it grows only when the room for growth is half used
+
+    def limits(self) -> dict[str, str]:
+        return {
+            "tolerance_up": format_percent(self.tolerance_up),
+            "settle_down": format_span(self.settle_down),
+        }
+
+    def metric(self) -> dict[str, str]:
+        return {"window": format_span(self.window)}
+
+
+def rules(headroom: Headroom) -> Rules:
+    """Down only after twice the lead time, so that an instance that goes was not needed soon."""
+    twice = timedelta(seconds=round(2 * headroom.lead.total_seconds()))
+    return Rules(window=headroom.window, settle_down=max(SETTLE_DOWN, twice))
 
 
 def goal(found: Found, headroom: Headroom) -> float:

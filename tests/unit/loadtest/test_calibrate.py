@@ -85,7 +85,24 @@ def test_a_service_that_is_not_there_is_no_slow_one() -> None:
 
 
 def test_doubts_are_about_the_generator() -> None:
-    assert len(counts_of(report((0.1, None), lag=0.1, cpu=0.99), WITHIN, 1).doubts) == 2
+    assert len(counts_of(report((0.1, None), lag=0.15, cpu=0.99), WITHIN, 1).doubts) == 2
+
+
+def test_lag_counts_when_requests_are_late_by_it() -> None:
+    """A tester 40 ms late: those of 50 ms are in time all the same, those of 190 ms are not."""
+    assert counts_of(sent_late(0.04, 0.05), WITHIN, 1).doubts == ()
+    (doubt,) = counts_of(sent_late(0.04, 0.19), WITHIN, 1).doubts
+    assert "3 are late only by that" in doubt
+
+
+def sent_late(lag: float, takes: float) -> Report:
+    record = Record(["GET /"])
+    for _ in range(3):
+        record.begun(0.5, lag)
+        call = Call(b"", 0.5, lambda _: None)
+        call.sent, call.ended = 0.5 + lag, 0.5 + lag + takes
+        record.ended(call, 0.5)
+    return Report(target="http://x", kind="open", seconds=1, record=record, cpu=(0.1,))
 
 
 @given(st.lists(st.floats(1e-5, 10), min_size=1, max_size=50), st.floats(0.001, 5))
@@ -97,7 +114,7 @@ def test_in_time_is_right_to_a_bucket(values: list[float], within: float) -> Non
 
 
 def test_the_goal_leaves_room_for_growth_until_instances_are_ready() -> None:
-    headroom = Headroom(growth=0.3, ready=timedelta(seconds=25))
+    headroom = Headroom(growth=0.3, ready=timedelta(seconds=25), window=timedelta(minutes=1))
     assert headroom.lead == timedelta(seconds=60)
     assert growth.goal(FOUND, headroom) == pytest.approx(200 / 1.3)
     calm = Headroom(growth=0.0, ready=timedelta())
