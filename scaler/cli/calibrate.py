@@ -5,27 +5,36 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import click
 
+from scaler import policyfile
+from scaler.cli.calibrate_rig import policy_of, rig
 from scaler.cli.group import FAILED
 from scaler.clock import Clock, SystemClock
+from scaler.core.policy import Policy
 from scaler.core.units import format_rate, parse_percent, parse_rate, parse_span
 from scaler.errors import ConfigError
-from scaler.loadtest import growth, loops, plan, plots, usl
+from scaler.loadtest import growth, loops, plan, plots, policytext, usl
 from scaler.loadtest.calibrate import ServiceLoad, calibrate
 from scaler.loadtest.capacity import Found, Limits, Refused, Trial
+from scaler.loadtest.delays import Delays
 from scaler.loadtest.evidence import Evidence, Objective, objective_of
 from scaler.loadtest.growth import Headroom
 from scaler.loadtest.page import STYLE
 from scaler.loadtest.plan import Plan
+from scaler.located import InvalidFiles, parse
 
 T = TypeVar("T")
 
 BAR: Final = 40  # characters; three powers of ten of late requests
+CPU_SECONDS: Final = 10  # of load at the capacity, while the CPU is measured
+READY: Final = timedelta(seconds=30)  # until a new instance is ready, when nobody says
+MOST_INSTANCES: Final = 1000
 LEAST_SHARE: Final = 0.001  # the left end of bars and plots
 
 
@@ -38,7 +47,7 @@ class Asked:
     lowest: str
     highest: str
     span: str
-    instances: int
+    instances: tuple[int, ...]  # one count unless it is a policy
     points: tuple[str, ...]
     growth: str
     ready: str
@@ -48,6 +57,18 @@ class Asked:
     html: Path | None
     allow_host: bool
     form: str
+    path: str = "/"
+    policies: tuple[Path, ...] = ()  # where `what` is the name of a policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What loads have shown."""
+
+    found: Found | Refused  # with the first count of instances
+    points: tuple[tuple[int, float], ...] = ()  # instances and their capacity
+    delays: Delays | None = None
+    cpu: float | None = None  # share that an instance uses at its capacity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +80,23 @@ class Result:
     headroom: Headroom
     found: Found | Refused
     law: usl.Law | usl.NotIdentified | None
+    measured: Measured | None = None  # of a policy's own instances
 
     @property
     def goal(self) -> float | None:
         """Of one instance, requests per second."""
         if isinstance(self.found, Refused):
             return None
-        return growth.goal(self.found, self.headroom) / self.asked.instances
+        return growth.goal(self.found, self.headroom) / self.asked.instances[0]
+
+    @property
+    def written(self) -> float | None:
+        """What goes into the file: requests per second, or a share of the CPU."""
+        if self.asked.metric != "cpu":
+            return self.goal
+        if self.measured is None or self.measured.cpu is None:
+            return None
+        return min(1.0, self.measured.cpu) / (1 + self.headroom.share)
 
 
 def run(asked: Asked) -> int:
@@ -77,10 +108,8 @@ def run(asked: Asked) -> int:
     """
     clock = SystemClock()
     objective = objective_of(asked.slo)
-    headroom = Headroom(
-        growth=_read(parse_percent, asked.growth, "--growth"),
-        ready=_read(parse_span, asked.ready, "--ready"),
-    )
+    given = _read(parse_span, asked.ready, "--ready") if asked.ready else None
+    rate = _read(parse_percent, asked.growth, "--growth")
     limits = Limits(
         lowest=_read(parse_rate, asked.lowest, "--lowest"),
         highest=_read(parse_rate, asked.highest, "--highest"),
@@ -89,27 +118,83 @@ def run(asked: Asked) -> int:
     if not 0 < limits.lowest < limits.highest:
         raise ConfigError("--lowest must be above zero and below --highest")
     points = [_point(one) for one in asked.points]
-    if asked.write:
-        _rewritten(
-            asked, asked.write, 1.0, growth.MARK
-        )  # a file that cannot be used is told before the load
-    made = plan.load(Path(asked.what)) if "://" not in asked.what else _plan(asked.what)
-    load = ServiceLoad(made, objective, clock, asked.allow_host)
-    found = loops.run(calibrate(load, objective, limits, clock=clock, tell=_tell))
-    if isinstance(found, Found) and points:
-        points.append((asked.instances, found.rate))
+    policy = policy_of(asked.what, asked.policies) if asked.policies else None
+    if policy is None and (len(asked.instances) > 1 or (asked.metric == "cpu" and asked.write)):
+        raise ConfigError("several --instances and --metric cpu are for the name of a policy")
+    if asked.write and not (policy and not asked.write.exists()):
+        _rewritten(asked, asked.write, 0.5, growth.MARK)  # told before the load if it cannot be
+    measure = (
+        _of_policy(asked, policy, objective, limits, clock)
+        if policy
+        else _of_url(asked, objective, limits, clock)
+    )
+    measured = loops.run(measure)
+    points += measured.points
+    if given is None:
+        given = measured.delays.ready if measured.delays else READY
+    headroom = Headroom(growth=rate, ready=given)
     result = Result(
-        asked=asked, objective=objective, headroom=headroom, found=found,
-        law=usl.fit(points) if points else None,
+        asked=asked, objective=objective, headroom=headroom, found=measured.found,
+        law=usl.fit(points) if len(points) > 1 or asked.points else None,
+        measured=measured,
     )  # fmt: skip
     click.echo(json.dumps(to_dict(result), indent=2) if asked.form == "json" else text(result))
     if asked.html:
         asked.html.write_text(page(result), "utf-8")
-    if isinstance(found, Refused):
+    if isinstance(measured.found, Refused):
         return FAILED
     if asked.write:
-        _write(result, found, asked.write, clock)
+        _write(result, measured.found, asked.write, clock, policy)
     return 0
+
+
+def counts_of(written: str) -> tuple[int, ...]:
+    """From `1,2,4`.
+
+    Raises:
+        ConfigError: it is no list of counts.
+    """
+    parts = written.split(",")
+    if not all(part.strip().isdigit() and 0 < int(part) <= MOST_INSTANCES for part in parts):
+        raise ConfigError(f'--instances "{written}": write it like 4, or 1,2,4')
+    return tuple(int(part) for part in parts)
+
+
+async def _of_url(asked: Asked, objective: Objective, limits: Limits, clock: Clock) -> Measured:
+    made = plan.load(Path(asked.what)) if "://" not in asked.what else _plan(asked.what)
+    load = ServiceLoad(made, objective, clock, asked.allow_host)
+    found = await calibrate(load, objective, limits, clock=clock, tell=_tell)
+    if isinstance(found, Refused) or not asked.points:
+        return Measured(found=found)
+    return Measured(found=found, points=((asked.instances[0], found.rate),))
+
+
+async def _of_policy(
+    asked: Asked, policy: Policy, objective: Objective, limits: Limits, clock: Clock
+) -> Measured:
+    """Start what is needed, measure each count, and stop everything again."""
+    found, points, cpu = None, [], None
+    async with rig(policy, clock) as made:
+        await made.reach(1)
+        delays = await made.delays()
+        click.echo(f"ready in {delays.ready}, gone in {delays.drained}", err=True)
+        load = ServiceLoad(
+            _plan(f"http://127.0.0.1{asked.path}"), objective, clock, endpoints=made.endpoints
+        )
+        for count in asked.instances:
+            await made.reach(count)
+            one = await calibrate(load, objective, limits, clock=clock, tell=_tell)
+            found = found or one
+            if isinstance(one, Refused):
+                click.echo(f"{count} instances: {one.because}", err=True)
+                break
+            points.append((count, one.rate))
+            if cpu is None:
+                await made.cpu()
+                await load(one.rate, CPU_SECONDS)
+                cpu = await made.cpu()
+    assert found is not None  # noqa: S101 - there is at least one count
+    return Measured(found=found, points=tuple(points), delays=delays, cpu=cpu)
 
 
 def _plan(url: str) -> Plan:
@@ -144,24 +229,47 @@ def _tell(trial: Trial, known: Evidence | None) -> None:
     click.echo(f"{said}: {known}" if known else said, err=True)
 
 
-def _rewritten(asked: Asked, file: Path, value: float, said: str) -> str:
+def _rewritten(
+    asked: Asked, file: Path, value: float, said: str, rules: growth.Rules | None = None
+) -> str:
     try:
         written = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}; `scaler init` makes one") from None
-    return growth.updated(file, written, asked.policy, asked.metric, value, said)
+    name = asked.policy or asked.what
+    changed = growth.updated(file, written, name, asked.metric, value, said, rules)
+    document = parse(file, changed)
+    policyfile.policies_of(document, {})
+    if document.problems:
+        raise InvalidFiles(tuple(document.problems))
+    return changed
 
 
-def _write(result: Result, found: Found, file: Path, clock: Clock) -> None:
-    asked = result.asked
+def _write(result: Result, found: Found, file: Path, clock: Clock, policy: Policy | None) -> None:
+    asked, value = result.asked, result.written
+    if value is None:
+        raise ConfigError("the CPU of the instances could not be read; nothing is written")
     said = growth.remark(found, result.objective, result.headroom, asked.what, clock.now())
-    if asked.instances > 1:
-        said += f", by {asked.instances} instances"
-    content = _rewritten(asked, file, result.goal or 0, said)
+    if asked.instances[0] > 1:
+        said += f", by {asked.instances[0]} instances"
+    rules = growth.rules(result.headroom)
+    if policy is not None and not file.exists():
+        content = _new(asked, policy, value, said, rules)
+    else:
+        content = _rewritten(asked, file, value, said, rules)
     new = file.with_name(f".{file.name}.new")
     new.write_text(content, "utf-8")
     new.replace(file)
     click.echo(f"wrote the goal of {asked.metric} into {file}", err=True)
+
+
+def _new(asked: Asked, policy: Policy, value: float, said: str, rules: growth.Rules) -> str:
+    """A file of its own; only the platform's `cpu` needs no source to be named."""
+    if asked.metric != "cpu":
+        raise ConfigError("a new file needs --metric cpu; any other has a source to be written")
+    limits = {"max": str(policy.limits.max), **rules.limits()}
+    lines = [f"cpu: {value:.0%}", *(f"{key}: {span}" for key, span in rules.metric().items())]
+    return policytext.created(asked.policy or asked.what, policy.target, limits, lines, said)
 
 
 def to_dict(result: Result) -> dict[str, Any]:
@@ -178,6 +286,13 @@ def to_dict(result: Result) -> dict[str, Any]:
     }
     if isinstance(found, Found):
         said |= {"rate": found.rate, "low": found.low, "high": found.high, "goal": result.goal}
+    if result.measured and (delays := result.measured.delays):
+        said |= {
+            "ready_s": delays.ready.total_seconds(),
+            "drained_s": delays.drained.total_seconds(),
+            "cpu": result.measured.cpu,
+            "capacities": [list(point) for point in result.measured.points],
+        }
     if isinstance(law, usl.Law):
         said["growth"] = {
             "one": law.one, "contention": law.contention, "coherency": law.coherency,
@@ -196,11 +311,12 @@ def text(result: Result) -> str:
     if isinstance(found, Refused):
         return "\n".join([*lines, "", f"NO CAPACITY: {found.because}"])
     low, high = format_rate(round(found.low, 1)), format_rate(round(found.high, 1))
-    several = f" by {result.asked.instances} instances" if result.asked.instances > 1 else ""
+    several = f" by {result.asked.instances[0]} instances" if result.asked.instances[0] > 1 else ""
     capacity = f"{format_rate(round(found.rate, 1))}{several} within {result.objective}"
     goal = format_rate(round(result.goal or 0, 1))
     lines += ["", f"capacity  {capacity}, between {low} and {high}; {found.because}"]
     lines.append(f"goal      {goal} per instance: {result.headroom.share:.0%} headroom")
+    lines += _measured(result)
     if isinstance(law, usl.NotIdentified):
         lines.append(f"growth    not known: {law.because}")
     elif law is not None:
@@ -209,6 +325,25 @@ def text(result: Result) -> str:
             f"growth    contention {law.contention:.3f}, coherency {law.coherency:.5f}{unsure}"
         )
     return "\n".join(lines)
+
+
+def _measured(result: Result) -> list[str]:
+    measured = result.measured
+    if measured is None:
+        return []
+    lines = []
+    if measured.delays:
+        ready, drained = (
+            f"{span.total_seconds():.1f} s"
+            for span in (measured.delays.ready, measured.delays.drained)
+        )
+        lines.append(f"delays    ready in {ready}, gone in {drained}")
+    if measured.cpu is not None:
+        lines.append(f"cpu       {measured.cpu:.0%} of an instance at its capacity")
+    if len(measured.points) > 1:
+        said = ", ".join(f"{n} carry {format_rate(round(c, 1))}" for n, c in measured.points)
+        lines.append(f"curve     {said}")
+    return lines
 
 
 def _bar(point: Evidence, objective: Objective) -> str:
@@ -232,9 +367,25 @@ def page(result: Result) -> str:
         "Share of late requests by rate", plots.linear(most, "/s"),
         plots.logarithmic(LEAST_SHARE, 1.0), [("late", curve), ("allowed", allowed)],
     )  # fmt: skip
+    figure += _curve(result)
     title = html.escape(f"Capacity of {result.asked.what}")
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>"
         f"<pre>{html.escape(text(result))}</pre>{figure}</body></html>\n"
+    )
+
+
+def _curve(result: Result) -> str:
+    """Capacity by instances, and the law through it."""
+    points = result.measured.points if result.measured else ()
+    if len(points) < 2:
+        return ""
+    law, most = result.law, max(n for n, _ in points)
+    lines = [("measured", [(float(n), c) for n, c in points])]
+    if isinstance(law, usl.Law):
+        lines.append(("law", [(float(n), law.capacity(n)) for n in range(1, most + 1)]))
+    highest = max(c for _, line in lines for _, c in line)
+    return plots.plot(
+        "Capacity by instances", plots.linear(most), plots.linear(highest, "/s"), lines
     )

@@ -19,7 +19,7 @@ from scaler.loadtest.histogram import ERROR, LEAST, Histogram
 from scaler.loadtest.plan import Plan, of_fields
 from scaler.loadtest.record import Record
 from scaler.loadtest.report import MOST_CPU, Report
-from scaler.loadtest.tester import LoadTester
+from scaler.loadtest.tester import Endpoints, LoadTester
 
 SOME_LAG: Final = 0.1  # of the objective, p99: beyond it the generator's own delay may count
 MOST_LAG: Final = 0.5  # beyond it requests come in bursts, and nothing is believed
@@ -81,6 +81,7 @@ class ServiceLoad:
 
     Attributes:
         plan: what is asked of the service; its own load and thresholds are not used.
+        endpoints: the URLs that share the load, in place of the target of the plan.
     """
 
     plan: Plan
@@ -88,11 +89,15 @@ class ServiceLoad:
     clock: Clock
     allow_host: bool = False
     trials: int = 0
+    endpoints: Endpoints | None = None
 
     async def __call__(self, rate: float, seconds: int, /) -> Counts:
         self.trials += 1
         tester = LoadTester(
-            self._planned(rate, seconds), clock=self.clock, allow_host=self.allow_host
+            self._planned(rate, seconds),
+            clock=self.clock,
+            allow_host=self.allow_host,
+            endpoints=self.endpoints,
         )
         return counts_of(await tester.run(), self.objective, seconds)
 

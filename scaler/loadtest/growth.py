@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from scaler.core.units import format_percent, format_rate, format_span
 from scaler.errors import ConfigError
+from scaler.loadtest import policytext
 from scaler.loadtest.capacity import Found
 from scaler.loadtest.evidence import Objective
 from scaler.located import InvalidFiles, parse
@@ -81,10 +82,19 @@ def remark(
     )
 
 
-def updated(file: Path, text: str, policy: str, metric: str, value: float, said: str) -> str:
-    """The file with another `goal: {per_instance: ...}`, all else as it was written.
+def updated(
+    file: Path,
+    text: str,
+    policy: str,
+    metric: str,
+    value: float,
+    said: str,
+    rules: Rules | None = None,
+) -> str:
+    """The file with another goal of the metric and with `rules`, all else as it was written.
 
-    `said` becomes the comment above the metric; one that an earlier calibration has left goes.
+    The goal is `{per_instance: ...}` or, a share, `{utilization: ...}` or `cpu: ...`. `said`
+    becomes the comment above the metric; one that an earlier calibration has left goes.
 
     Raises:
         ConfigError: there is no such policy or metric, or it has no such goal.
@@ -99,14 +109,23 @@ def updated(file: Path, text: str, policy: str, metric: str, value: float, said:
     written = str(old)
     if not line[column:].startswith(written):
         raise ConfigError(f"{file}:{place.line}: write the goal as a plain number, not {line!r}")
-    lines[place.line - 1] = f"{line[:column]}{value:.4g}{line[column + len(written) :]}"
-    top = document.place(path[:-2]).line - 1
+    new = f"{value:.4g}" if path[-1] == "per_instance" else f"{value:.0%}"
+    lines[place.line - 1] = f"{line[:column]}{new}{line[column + len(written) :]}"
+    where = path[:4]
+    top = document.place(where).line - 1
     indent = lines[top][: len(lines[top]) - len(lines[top].lstrip())]
     if top and lines[top - 1].lstrip().startswith(MARK):
         del lines[top - 1]
         top -= 1
     lines.insert(top, f"{indent}{said}\n")
-    return "".join(lines)
+    changed = "".join(lines)
+    if rules is None:
+        return changed
+    changed = policytext.put(file, changed, where, rules.metric())
+    if document.plain["policies"][policy].get("limits"):
+        return policytext.put(file, changed, ("policies", policy, "limits"), rules.limits())
+    flow = ", ".join(f"{key}: {said}" for key, said in rules.limits().items())
+    return policytext.put(file, changed, ("policies", policy), {"limits": f"{{{flow}}}"})
 
 
 def _goal(plain: Any, policy: str, metric: str, file: Path) -> tuple[tuple[str | int, ...], Any]:
@@ -116,12 +135,16 @@ def _goal(plain: Any, policy: str, metric: str, file: Path) -> tuple[tuple[str |
         raise ConfigError(f"{file} has no policy {policy}; known are: {known}")
     metrics = (policies[policy] or {}).get("metrics") or []
     for number, one in enumerate(metrics):
-        if not isinstance(one, dict) or one.get("name") != metric:
+        where = ("policies", policy, "metrics", number)
+        if not isinstance(one, dict):
             continue
+        if metric == "cpu" and "cpu" in one:
+            return (*where, "cpu"), one["cpu"]
         aim = one.get("goal")
-        if isinstance(aim, dict) and "per_instance" in aim:
-            where = ("policies", policy, "metrics", number, "goal", "per_instance")
-            return where, aim["per_instance"]
+        if one.get("name") == metric and isinstance(aim, dict):
+            for kind in ("per_instance", "utilization"):
+                if kind in aim:
+                    return (*where, "goal", kind), aim[kind]
     raise ConfigError(
         f"{file}: policy {policy} has no metric {metric} with goal: {{per_instance: ...}}; write "
         "one with any number, and its source, and calibrate again"

@@ -1,11 +1,12 @@
 """`scaler calibrate` on a real server with a pool of workers, whose capacity is known."""
 
 import json
+import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from benchmarks.calibration.server import pool
 from scaler.cli.commands import scaler
@@ -13,6 +14,7 @@ from scaler.clock import SystemClock
 from scaler.loadtest.calibrate import ServiceLoad
 from scaler.loadtest.evidence import Objective
 from scaler.loadtest.plan import of_fields
+from tests.integration.test_daemon import free_ports
 
 WRITTEN = """\
 version: 1
@@ -22,7 +24,7 @@ policies:
     metrics:
       - name: requests
         goal: {per_instance: 100}
-        source: {http: {url: "http://127.0.0.1:9/"}}
+        source: {http: {url: "http://127.0.0.1:9/", json: $.x}}
 """
 
 
@@ -61,6 +63,8 @@ def test_nobody_there_ends_with_1_and_the_reason_as_json(tmp_path: Path) -> None
         (["--slo", "fast"], 3, "no objective"),
         (["--slo", "p99<1s", "--lowest", "9/s", "--highest", "3/s"], 3, "below --highest"),
         (["--slo", "p99<1s", "--growth", "much"], 3, "--growth"),
+        (["--slo", "p99<1s", "--instances", "1,x"], 3, "1,2,4"),
+        (["--slo", "p99<1s", "--instances", "1,2"], 3, "for the name of a policy"),
         (["--slo", "p99<1s", "--point", "two"], 3, "2=350"),
         (["--slo", "p99<1s", "--write", "/nowhere/x.yaml"], 3, "cannot be read"),
         ([], 2, "--slo"),
@@ -70,3 +74,54 @@ def test_wrong_use_is_told_before_there_is_load(given: list[str], code: int, bec
     done = CliRunner().invoke(scaler, ["calibrate", "http://127.0.0.1:9/", *given])
     assert done.exit_code == code
     assert because in done.stderr
+
+
+SERVED = """\
+version: 1
+policies:
+  web:
+    target:
+      local:
+        command: [{python}, -m, scaler.demo.service, --port, "{{port}}", --work-ms, "4"]
+        port: {ports}
+    metrics:
+      - cpu: 50%  # a guess
+"""
+
+
+def calibrated(tmp_path: Path, *asked: str) -> tuple[Result, Path]:
+    """A policy of the demo's service, by its name, and what became of its file."""
+    file = tmp_path / "policies" / "web.yaml"
+    file.parent.mkdir()
+    file.write_text(SERVED.format(python=sys.executable, ports=free_ports(6)))
+    settings = tmp_path / "scaler.yaml"
+    settings.write_text(f"policies: [{file.parent}]\nstate_dir: {tmp_path / 'state'}\n")
+    done = CliRunner().invoke(
+        scaler,
+        ["-c", str(settings), "calibrate", "web", "--slo", "p50<900ms", "--path", "/work", *asked],
+    )
+    return done, file
+
+
+def test_a_policy_by_its_name_is_started_measured_written_and_stopped(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done, file = calibrated(
+        tmp_path, "--for", "90s", "--lowest", "30/s", "--highest", "40/s", "--json",
+        "--html", str(page),
+    )  # fmt: skip
+    assert done.exit_code == 1, done.output  # it carries more than it may get here
+    assert "still holds at 40/s" in json.loads(done.stdout)["because"]
+    assert json.loads(done.stdout)["ready_s"] > 0
+    assert file.read_text().count("50%") == 1
+    assert page.exists()
+
+
+def test_a_name_that_no_policy_has_is_told(tmp_path: Path) -> None:
+    settings = tmp_path / "scaler.yaml"
+    (tmp_path / "policies").mkdir()
+    settings.write_text(f"policies: [{tmp_path / 'policies'}]\n")
+    done = CliRunner().invoke(
+        scaler, ["-c", str(settings), "calibrate", "nobody", "--slo", "p99<1s"]
+    )
+    assert done.exit_code == 3
+    assert "no URL, no file and no policy" in done.stderr

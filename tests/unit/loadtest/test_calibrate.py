@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scaler import policyfile
 from scaler.errors import ConfigError
-from scaler.loadtest import growth
+from scaler.loadtest import growth, policytext
 from scaler.loadtest.calibrate import calibrate, counts_of, in_time
 from scaler.loadtest.capacity import Found, Limits, Refused
 from scaler.loadtest.evidence import Batch, Counts, Objective
@@ -21,6 +22,7 @@ from scaler.loadtest.record import Record
 from scaler.loadtest.report import Report
 from scaler.loadtest.station import Station, capacity_exponential, exponential
 from scaler.loadtest.transport import Call
+from scaler.located import parse
 
 WITHIN = Objective(within=timedelta(milliseconds=200), share=0.01)
 FOUND = Found(rate=200, low=194, high=210, because="", seconds=300, points=())
@@ -162,3 +164,47 @@ def test_a_file_that_cannot_be_updated_says_why(
 ) -> None:
     with pytest.raises(ConfigError, match=because):
         growth.updated(FILE, text, policy, metric, 1.0, growth.MARK)
+
+
+SOURCE = '{http: {url: "http://x/", json: $.x}}'
+
+
+@pytest.mark.parametrize(
+    ("limits", "metric"),
+    [
+        ("", "- {name: requests, goal: {per_instance: 9}, source: " + SOURCE + "}"),
+        ("limits: {max: 5}\n    ", "- cpu: 50%"),
+        ("limits:\n      settle_down: 9m  # old\n    ", "- cpu: 50%\n        use: grow"),
+        ("limits: {}\n    ", "- name: cpu\n        goal:\n          utilization: 50%"),
+    ],
+)  # fmt: skip
+def test_the_rules_are_set_wherever_they_stand(limits: str, metric: str) -> None:
+    text = (
+        "version: 1\npolicies:\n  web:\n    target: {local: {command: [sleep, '9']}}\n"
+        f"    {limits}metrics:\n      {metric}\n"
+    )
+    rules = growth.rules(Headroom(growth=0.25, ready=timedelta(minutes=2)))
+    name = "requests" if "requests" in metric else "cpu"
+    for _ in range(2):
+        text = growth.updated(FILE, text, "web", name, 0.63, growth.MARK, rules)
+    document = parse(FILE, text)
+    policy = policyfile.policies_of(document, {})["web"]
+    assert document.problems == []
+    assert policy.limits.settle_down == timedelta(seconds=265)
+    assert policy.limits.tolerance_up == 0
+    assert policy.metrics[0].window == timedelta(seconds=15)
+    (one,) = policy.metrics
+    found = (one.cpu, one.goal and one.goal.per_instance, one.goal and one.goal.utilization)
+    assert 0.63 in found, text
+    assert text.count(growth.MARK) == 1
+
+
+def test_a_new_file_holds_the_policy() -> None:
+    target = policyfile.policies_of(parse(FILE, WRITTEN), {})["web"].target
+    text = policytext.created(
+        "web", target, {"settle_down": "2m"}, ["cpu: 60%", "window: 15s"], growth.MARK
+    )
+    document = parse(FILE, text)
+    made = policyfile.policies_of(document, {})["web"]
+    assert document.problems == []
+    assert made.target == target

@@ -14,7 +14,7 @@ from scaler.loadtest.station import Station, exponential
 WITHIN = Objective(within=timedelta(milliseconds=200), share=0.01)
 ASKED = Asked(
     what="http://127.0.0.1:8080/", slo="p99<200ms", lowest="5/s", highest="1000/s", span="400s",
-    instances=2, points=(), growth="25%", ready="30s", write=Path("web.yaml"), policy="web",
+    instances=(2,), points=(), growth="25%", ready="30s", write=Path("web.yaml"), policy="web",
     metric="requests", html=None, allow_host=False, form="table",
 )  # fmt: skip
 
