@@ -24,6 +24,7 @@ ABOVE: Final = 0.03  # both from searches on stations whose capacity is known
 
 CONFIRMED: Final = 0.005  # the answer is so far below the rate that was confirmed, and so far
 POOLED: Final = 0.015  # below the boundary of all trials: of two mistakes, too high is the worse
+PERCENT: Final = 0.01
 PLENTY: Final = 10_000  # requests that end a trial while narrowing down; twice that confirm
 SPREAD: Final = 0.05  # standard error of the boundary, relative, that no answer is given beyond
 IN_A_ROW: Final = 3  # trials that may be disturbed before one is taken as it is
@@ -47,7 +48,7 @@ class Limits:
     step: float = 0.03  # down, when the confirming trial fails
     steps: int = 6  # down at most
     fair: float = 0.8  # of the share allowed: of two mistakes, too high is the worse one
-    fewest: int = 1000  # requests in the confirming trial; a p99 of 100 is a single one
+    fewest: int = 1000  # requests in the confirming trial for a p99, for a p90 a tenth of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,12 +246,16 @@ class Search:
         return here.share <= self.limits.fair * self.objective.share
 
     def _few(self, here: Evidence) -> bool:
-        return here.due < self.limits.fewest
+        return here.due < self._fewest
+
+    @property
+    def _fewest(self) -> int:
+        return round(self.limits.fewest * PERCENT / self.objective.share)
 
     def _too_few(self, here: Evidence) -> str:
         return (
             f"only {here.due} requests at {format_rate(here.rate)}: too few for "
-            f"{self.objective}, which needs {self.limits.fewest}; allow more time, or use a "
+            f"{self.objective}, which needs {self._fewest}; allow more time, or use a "
             "lower percentile"
         )
 
@@ -277,13 +282,14 @@ class Search:
             )
         pooled = boundary(self._sorted(), self.objective, here.rate).rate * (1 - POOLED)
         rate = min(here.rate * (1 - CONFIRMED), pooled) if confirmed else pooled
-        said = f"{here} at {format_rate(round(here.rate, 1))}, {format_rate(self._broken)} did not"
+        shown = f"{here} at {format_rate(round(here.rate, 1))}"
+        if not confirmed:
+            shown = "all trials together show it, there was no time to confirm it"
         self._end = Found(
             rate=rate,
             low=rate * (1 - BELOW),
             high=max(self._broken, rate) * (1 + ABOVE),
-            because=f"{said} hold{'' if confirmed else '; there was no time to confirm it'}"
-            + self._repeats,
+            because=f"{shown}; {format_rate(self._broken)} did not hold{self._repeats}",
             seconds=self.spent,
             points=self._sorted(),
         )
