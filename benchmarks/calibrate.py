@@ -143,7 +143,8 @@ async def real(runs: int) -> Tried:
             clock = SystemClock()
             load = ServiceLoad(plan, WITHIN, clock, trials=1000 * number)  # arrivals of its own
             found = await calibrate(load, WITHIN, REAL, clock=clock)
-            print(f"real server, run {number}: {found.because}", file=sys.stderr)
+            rate = f"{found.rate / truth - 1:+.1%}" if isinstance(found, Found) else "refused"
+            print(f"real server, run {number}: {rate}, {found.because}", file=sys.stderr)
             seconds.append(found.seconds)
             if isinstance(found, Found):
                 errors.append(found.rate / truth - 1)

@@ -9,11 +9,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from benchmarks.calibration.server import pool
+from scaler.cli.calibrate_rig import rig
 from scaler.cli.commands import scaler
 from scaler.clock import SystemClock
+from scaler.core.policy import Policy
+from scaler.errors import ConfigError
 from scaler.loadtest.calibrate import ServiceLoad
 from scaler.loadtest.evidence import Objective
 from scaler.loadtest.plan import of_fields
+from scaler.providers.local import LocalTarget
 from tests.integration.test_daemon import free_ports
 
 WRITTEN = """\
@@ -125,3 +129,28 @@ def test_a_name_that_no_policy_has_is_told(tmp_path: Path) -> None:
     )
     assert done.exit_code == 3
     assert "no URL, no file and no policy" in done.stderr
+
+
+def test_what_cannot_be_started_here_is_told(tmp_path: Path) -> None:
+    settings = tmp_path / "scaler.yaml"
+    settings.write_text(f"policies: [{tmp_path / 'web.yaml'}]\n")
+    (tmp_path / "web.yaml").write_text(WRITTEN)
+    done = CliRunner().invoke(scaler, ["-c", str(settings), "calibrate", "web", "--slo", "p99<1s"])
+    assert done.exit_code == 3
+    assert "give the URL of one instance" in done.stderr
+
+
+async def test_a_port_that_all_share_must_be_free() -> None:
+    async with pool(1, 0.01) as url:
+        target = LocalTarget.model_validate(
+            {
+                "kind": "local",
+                "policy": "web",
+                "command": ["sleep", "9"],
+                "port": url.rpartition(":")[2],
+            }
+        )
+        policy = Policy.model_validate({"name": "web", "target": target})
+        with pytest.raises(ConfigError, match="in use; stop web first"):
+            async with rig(policy, SystemClock()):
+                pass
