@@ -1,12 +1,14 @@
 """What `scaler calibrate` prints, from a search on a station."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from random import Random
 
-from scaler.cli.calibrate import Asked, Result, page, text, to_dict
+from scaler.cli.calibrate import Asked, Measured, Result, page, text, to_dict
 from scaler.loadtest import usl
 from scaler.loadtest.capacity import Found, Refused, Search, Trial
+from scaler.loadtest.delays import Delays
 from scaler.loadtest.evidence import Objective
 from scaler.loadtest.growth import Headroom
 from scaler.loadtest.station import Station, exponential
@@ -52,3 +54,18 @@ def test_a_refusal_is_printed_with_what_was_seen() -> None:
         Result(asked=ASKED, objective=WITHIN, headroom=made.headroom, found=refused, law=None)
     )
     assert shown.endswith("NO CAPACITY: too noisy")
+
+
+def test_the_instances_of_a_policy_are_printed_with_delays_cpu_and_curve() -> None:
+    made = result(usl.fit([(1, 100.0), (2, 190.0), (4, 340.0), (8, 560.0)]))
+    delays = Delays(ready=timedelta(seconds=1.5), drained=timedelta(seconds=0.5))
+    measured = Measured(
+        found=made.found, points=((1, 100.0), (2, 190.0), (4, 340.0)), delays=delays, cpu=0.6
+    )
+    asked = replace(ASKED, metric="cpu")
+    made = replace(made, asked=asked, measured=measured)
+    assert "ready in 1.5 s, gone in 0.5 s" in text(made)
+    assert "1 carry 100/s, 2 carry 190/s, 4 carry 340/s" in text(made)
+    assert made.written == 0.6 / (1 + made.headroom.share)
+    assert page(made).count("<svg") == 2
+    assert to_dict(made)["capacities"] == [[1, 100.0], [2, 190.0], [4, 340.0]]
