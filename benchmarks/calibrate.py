@@ -38,7 +38,7 @@ REAL_WORKERS: Final = 16
 REAL_SERVICE: Final = 0.02
 REAL: Final = Limits(lowest=250, highest=2000, seconds=130)  # ten runs in 20 minutes
 TOO_HIGH: Final = 0.05
-GROWTH: Final = 0.25  # a minute, as `scaler calibrate` has it when nothing is given
+GROWTH: Final = 0.4  # a minute, as `scaler calibrate` has it when nothing is given
 BOOT: Final = 20.0  # seconds until an instance of the waves is ready
 SPAN: Final = 4800.0  # seconds of each wave
 HELD: Final = 0.995

@@ -29,7 +29,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--path", default="/", show_default=True, help="What is asked of a policy's own.")
 @click.option("--point", "points", multiple=True, metavar="N=RATE",
               help="Capacity of N instances from before, for the curve of growth.")  # fmt: skip
-@click.option("--growth", default="25%", show_default=True, help="Of the load, in a minute.")
+@click.option("--growth", default="40%", show_default=True, help="Of the load, in a minute.")
 @click.option("--ready", default="", help="Until a new instance is ready: 30s, or as measured.")
 @click.option("--write", type=FILE, help="Put the goal into this file, with how it was measured.")
 @click.option("--policy", default="", help="The policy in that file.")
