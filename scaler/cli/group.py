@@ -64,7 +64,7 @@ def scaler(context: click.Context, config: Path | None, socket: Path | None) -> 
 
     \b
     First steps:
-      scaler demo            watch it at work for a minute and a half
+      scaler demo            watch the whole loop for two minutes
       scaler init            write a first policy here
       scaler check           look for mistakes in the policies
       scaler run             start the daemon

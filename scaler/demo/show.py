@@ -1,254 +1,293 @@
-"""`scaler demo`: the real daemon on a real little service, under load, a kill and a hang.
+"""`scaler demo`: the whole loop on this machine, with the real daemon on a real little service.
 
-Everything that happens is told in one line with its reason, from the same journal entries that
-`scaler history` shows. It writes to one folder, and stops what it started however it ends.
+The ledger with a PostgreSQL and a Valkey of its own; what one instance carries is measured, then a
+day of visitors comes in a minute, and what can go wrong does. It writes to one folder, and stops
+what it started however it ends.
 """
 
 import asyncio
-import json
 import os
 import signal
-import socket
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from scaler import daemon, settings
-from scaler.clients.http import HttpClient
 from scaler.clock import SystemClock
-from scaler.core.journal import Entry, Kind
-from scaler.core.model import Instance, State
-from scaler.demo.report import closing_table
-from scaler.errors import ConfigError, Unavailable
-from scaler.loadtest import schedule
-from scaler.loadtest.plan import Plan, of_fields
+from scaler.core.model import Instance, Pause, State
+from scaler.demo import traffic
+from scaler.demo.accidents import Accidents
+from scaler.demo.door import Door, free_ports, haproxy
+from scaler.demo.measuring import LIMITS, SHORT, Measured, measure
+from scaler.demo.page import page
+from scaler.demo.report import Story, closing_table
+from scaler.demo.scene import NAME, PACE, PORTS, Scene
+from scaler.demo.telling import Teller
+from scaler.engine.commands import Commands
+from scaler.errors import ScalerError, Unavailable, Unsupported
+from scaler.loadtest.plan import Plan
 from scaler.loadtest.report import Report
-from scaler.loadtest.schedule import Schedule
 from scaler.loadtest.tester import LoadTester
 from scaler.stores.sqlite import SqliteStore
 
-LOW, HIGH = 4.0, 60.0  # requests per second
-PORTS: Final = 20
-POLICY: Final = """\
-# The policy of the demo. Each field: scaler schema --docs
-version: 1
-policies:
-  shop:
-    every: 1s
-    target:
-      local:
-        command: [{python}, -m, scaler.demo.service, --port, "{{port}}", --work-ms, "10",
-                  --start-s, "0.5"]
-        port: {ports}
-        cpu: 0.25                  # a quarter of a core is 100 % of one instance
-        grace: 2s
-        on_exit: stop
-    metrics:
-      - cpu: 70%
-        window: 5s
-    limits:
-      min: 1
-      max: 5
-      settle_down: 8s              # short, to be seen; 5m when not given
-      shrink: {{at_most: 1, per: 3s}}
-    health:
-      readiness: {{http: {{path: /readyz}}, every: 500ms, timeout: 1s, fail_after: 2}}
-      liveness: {{http: {{path: /healthz}}, every: 1s, timeout: 1s, fail_after: 2}}
-      restart: {{backoff: 6s..1m }}  # counted from the last start; 1s..5m when not given
-"""
+if TYPE_CHECKING:
+    from scaler.demo.books import Books
+    from scaler.demo.ledger.embedded import Embedded
+
+ROWS: Final = 200_000  # lines of history
+PATIENCE: Final = timedelta(seconds=20)  # for the first instance, and for the last ones to go
+REST: Final = timedelta(seconds=4)  # longer than the window of the metric
+LOOK: Final = timedelta(milliseconds=100)
+INTERRUPTED: Final = 130
 
 
-def main(folder: Path, seconds: int) -> int:
-    """Run it; 0, or 130 after Ctrl-C."""
-    try:
-        (folder / "policies").mkdir(parents=True, exist_ok=True)
-        (folder / "state").mkdir(exist_ok=True)
-        for old in (folder / "state").glob("scaler.db*"):
-            old.unlink()
-        first = _free_ports()
-        ports = f"{first}-{first + PORTS - 1}"
-        policy = POLICY.format(python=json.dumps(sys.executable), ports=ports)
-        (folder / "policies" / "shop.yaml").write_text(policy)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write {error.filename}: {error.strerror}; choose another place with --folder"
-        ) from error
-    return asyncio.run(Show(folder, seconds).run())
-
-
-def _free_ports() -> int:
-    """The first of some ports in a row that nobody listens on."""
-    for first in range(18000, 30000, PORTS):
-        try:
-            for port in range(first, first + PORTS):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return first
-    raise ConfigError("no free ports between 18000 and 30000; end what uses them")
-
-
-def requests() -> Plan:
-    """What is sent; where and when, the show says.
-
-    A new connection for each, as the many visitors of a small shop have. One that was due ten
-    seconds ago is a failure.
-    """
-    return of_fields(
-        {
-            "target": "http://127.0.0.1",
-            "load": {"rate": f"{HIGH:g}/s"},
-            "scenario": [{"path": "/work"}],
-            "timeouts": {"first_byte": "10s", "whole": "10s", "end": "10s"},
-            "bounds": {"in_flight": 500, "connections": 500},
-            "keep_alive": False,
-        }
-    )
+def main(folder: Path, seconds: int, *, short: bool = False) -> int:
+    """Run it with so many seconds of load; 0, or 130 after Ctrl-C."""
+    return asyncio.run(Show(folder, seconds, short=short).run())
 
 
 class Show:
     """One run of the demo."""
 
-    def __init__(self, folder: Path, seconds: int) -> None:
+    def __init__(self, folder: Path, seconds: int, *, short: bool) -> None:
         self._folder = folder
         self._seconds = float(seconds)
+        self._limits = SHORT if short else LIMITS
+        self._rows = ROWS // 10 if short else ROWS
         self._clock = SystemClock()
         self._begin = self._clock.monotonic()
-        self._counts: list[tuple[float, int]] = []
-        self._restarts: list[str] = []
-        self._waited: set[str] = set()
-        self._http = HttpClient()
-        path = os.path.relpath(folder / "scaler.sock")
-        self._socket = Path(min(path, str(folder / "scaler.sock"), key=len))
-        self._daemon = daemon.Daemon(
-            settings.Settings(
-                policies=(folder / "policies",),
-                state_dir=folder / "state",
-                socket=self._socket,
-            ),
-            clock=self._clock,
-            store=SqliteStore(folder / "state" / "scaler.db"),
-            tell=self._tell,
-        )
+        self._teller = Teller(self._at)
+        self._daemon: daemon.Daemon
+        self._door: Door
+        self._scene: Scene
+        self._books: Books | None = None
 
     def _at(self) -> float:
         return (self._clock.monotonic() - self._begin).total_seconds()
-
-    def _say(self, text: str, colour: str | None = None) -> None:
-        click.secho(f"{self._at():5.1f} s  {text}", fg=colour)
-
-    def _tell(self, entry: Entry) -> None:
-        """An entry in one line, if something happened."""
-        made = entry.decision
-        if made is None:
-            if not entry.ok or entry.kind is Kind.NOTICED:
-                self._say(entry.summary, "yellow")
-            return
-        if made.desired != made.current:
-            self._counts.append((self._at(), made.desired))
-        if made.desired != made.current or made.restarts:
-            self._say(entry.summary, "green" if made.desired >= made.current else "cyan")
-        self._restarts += [f"{self._at():.0f} s {r.instance}: {r.because}" for r in made.restarts]
-        for why in made.waiting:
-            instance = why.partition(":")[0]
-            if instance not in self._waited:
-                self._say(f"shop waits with {why}", "yellow")
-            self._waited.add(instance)
-        self._waited -= {restart.instance for restart in made.restarts}
 
     async def run(self) -> int:
         interrupted = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, interrupted.set)
-        click.echo(
-            f"A small web service under a wave of {LOW:.0f} to {HIGH:.0f} requests per second for "
-            f"{self._seconds:.0f} s.\nEverything is written to {self._folder}/; Ctrl-C ends it at "
-            f"once. In a second terminal:\n  {_command()} --socket {self._socket} status --watch\n"
-            f"  {_command()} --socket {self._socket} explain shop\n"
-        )
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._http.aclose)
-            stack.push_async_callback(self._daemon.stop)
-            await self._daemon.start()
-            await daemon.serve(self._daemon, stack)
-            self._daemon.begin()
-            show = asyncio.create_task(self._play())
-            stopped = asyncio.create_task(interrupted.wait())
-            await asyncio.wait({show, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (show, stopped):
-                task.cancel()
-            await asyncio.gather(show, stopped, return_exceptions=True)
-            if not interrupted.is_set():
-                await self._close(stack, show.result())
-        if interrupted.is_set():
+        show = asyncio.create_task(self._play())
+        stopped = asyncio.create_task(interrupted.wait())
+        await asyncio.wait({show, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (show, stopped):
+            task.cancel()
+        await asyncio.gather(show, stopped, return_exceptions=True)
+        if show.cancelled():
             click.echo("\ninterrupted; what the demo started is stopped", err=True)
-        return 130 if interrupted.is_set() else 0
+            return INTERRUPTED
+        self._close(show.result())
+        return 0
 
-    async def _play(self) -> Report:
-        """The load, and the two accidents."""
-        await self._until_ready()
-        left = self._seconds - self._at()
-        quiet = left * 0.72
-        pieces = schedule.wave(LOW, HIGH, quiet, quiet)
-        load = Schedule(pieces + schedule.constant(LOW, left - quiet), seed=7)
-        tester = LoadTester(requests(), clock=self._clock, endpoints=self._endpoints, schedule=load)
+    async def _play(self) -> Story:
+        """All of it; when this ends, nothing that it started is left."""
+        async with AsyncExitStack() as stack:
+            await self._set_up(stack)
+            await self._until(lambda: bool(self._ready()))
+            measured = await self._measure()
+            before = await self._books.transfers() if self._books else 0
+            begin = self._at()
+            accidents, report = await self._day(measured)
+            cache = self._hits()
+            await self._until(lambda: len(self._running()) == 1)
+            books = "kept in memory by each instance, so not compared"
+            if self._books:
+                told = report.record.kinds[report.record.titles.index(traffic.TRANSFER)]
+                books = await self._books.check(told.response.count, before)
+            return self._story(report, begin, accidents, measured, cache, books)
+
+    # --- before ---
+
+    async def _set_up(self, stack: AsyncExitStack) -> None:
+        first = free_ports(PORTS)
+        self._door = Door(self._clock, first, haproxy=haproxy())
+        self._introduce()
+        servers = await self._servers(stack)
+        stack.push_async_callback(self._door.close)
+        await self._door.open()
+        self._scene = Scene(
+            folder=self._folder,
+            dsn=servers.dsn if servers else "",
+            redis=servers.redis if servers else "",
+        )
+        self._scene.write(self._door, first + 1)
+        self._teller.say(f"visitors come in by {self._door.words}, at {self._door.url}")
+        self._daemon = daemon.Daemon(
+            settings.Settings(
+                policies=(self._scene.policy.parent,),
+                state_dir=self._scene.state,
+                socket=self._socket,
+                caches=self._scene.caches,
+                partitions=self._scene.partitions,
+            ),
+            clock=self._clock,
+            store=SqliteStore(self._scene.state / "scaler.db"),
+            tell=self._teller.entry,
+        )
+        stack.push_async_callback(self._daemon.stop)
+        await self._daemon.start()
+        await daemon.serve(self._daemon, stack)
+        self._daemon.begin()
+
+    @property
+    def _socket(self) -> Path:
+        path = self._folder / "scaler.sock"
+        return Path(min(os.path.relpath(path), str(path), key=len))
+
+    def _introduce(self) -> None:
+        click.echo(
+            "The ledger, a small financial-data service, through a day of visitors in "
+            f"{self._seconds:.0f} s.\nEach instance answers {PACE} requests per second at most, "
+            "as if its work were slow: so a small\nmachine can show several. Everything is written "
+            f"to {self._folder}/; Ctrl-C ends it at once. In a\nsecond terminal:\n"
+            f"  {_command()} --socket {self._socket} status --watch\n"
+            f"  {_command()} --socket {self._socket} explain {NAME}\n"
+        )
+
+    async def _servers(self, stack: AsyncExitStack) -> "Embedded | None":
+        """PostgreSQL and Valkey with the history in them, or None and a line that says why."""
+        try:
+            from scaler.demo.books import Books  # noqa: PLC0415 - only where PostgreSQL can be
+            from scaler.demo.ledger.embedded import Embedded  # noqa: PLC0415
+            from scaler.demo.ledger.store import Seed  # noqa: PLC0415
+
+            servers = Embedded(clock=self._clock)
+            stack.push_async_callback(servers.stop)
+            await servers.start()
+        except ModuleNotFoundError as error:
+            self._teller.say(f"all is kept in memory: {error.name} is missing; "
+                             "pip install 'scaler[demo]'", "yellow")  # fmt: skip
+            return None
+        except (Unsupported, Unavailable) as error:
+            self._teller.say(f"all is kept in memory: {error}", "yellow")
+            return None
+        began = self._at()
+        self._books = Books(servers.dsn)
+        await self._books.seed(Seed(accounts=traffic.ACCOUNTS, rows=self._rows), self._clock.now())
+        took = self._at() - began
+        self._teller.say(
+            f"PostgreSQL and Valkey run; {self._rows} lines of history written in {took:.1f} s"
+            if servers.redis
+            else f"PostgreSQL runs, and {servers.missing}"
+        )
+        return servers
+
+    # --- during ---
+
+    async def _measure(self) -> Measured:
+        """What one instance carries; meanwhile it stays the only one."""
+        commands = Commands(self._daemon.manager, self._clock)
+        commands.pause(NAME, Pause(reason="calibration", by="demo"))
+        self._teller.say(
+            f"measuring what one instance carries, by {self._limits.seconds:.0f} s of load or less"
+        )
+        found = await measure(self._plan(), self._clock, self._scene.policy, self._limits)
+        self._teller.say(f"calibration: {found.words}", "green")
+        await self._clock.sleep(REST)  # what was measured with is no load of visitors
+        await self._daemon.reload()
+        commands.resume(NAME, "demo")
+        return found
+
+    def _plan(self) -> Plan:
+        by_haproxy = self._door.admin is not None
+        today = self._clock.now().date()
+        return traffic.plan(self._door.url, today, keep_alive=by_haproxy)
+
+    async def _day(self, measured: Measured) -> tuple[Accidents, Report]:
+        """The load, and what goes wrong meanwhile."""
+        load = traffic.day(measured.capacity, self._seconds)
+        low, high = load.rate(0), load.highest()
+        self._teller.say(f"a day begins: {low:.0f} requests per second, {high:.0f} at its peak")
+        tester = LoadTester(self._plan(), clock=self._clock, schedule=load)
+        accidents = Accidents(
+            self._clock, self._teller, self._ready, self._seconds, self._scene.redis
+        )
         async with asyncio.TaskGroup() as group:
             test = group.create_task(tester.run())
-            group.create_task(self._accidents(left))
-        return test.result()
+            group.create_task(self._partition())
+            group.create_task(accidents.leave_keys())
+            group.create_task(accidents.kill())
+            group.create_task(accidents.freeze_redis())
+            group.create_task(accidents.hang())
+        return accidents, test.result()
 
-    async def _until_ready(self) -> None:
-        while not self._ready() and self._at() < 20:
-            await self._clock.sleep(timedelta(milliseconds=100))
+    async def _partition(self) -> None:
+        if self._books is None:
+            return
+        await self._clock.sleep(timedelta(seconds=0.08 * self._seconds))
+        self._teller.marks.append((self._at(), "months"))
+        try:
+            await self._books.partition(self._teller.say)
+        except ScalerError as error:
+            self._teller.say(f"partitions: {error}", "yellow")
+
+    def _running(self) -> list[Instance]:
+        fleet = self._daemon.manager.watched[NAME].fleet
+        instances = fleet.instances if fleet else ()
+        return [i for i in instances if i.state in (State.RUNNING, State.STOPPING)]
 
     def _ready(self) -> list[Instance]:
-        fleet = self._daemon.manager.watched["shop"].fleet
-        instances = fleet.instances if fleet else ()
-        return [i for i in instances if i.state is State.RUNNING and i.ready and i.port]
+        return [i for i in self._running() if i.state is State.RUNNING and i.ready and i.port]
 
-    def _endpoints(self) -> list[str]:
-        return [f"http://127.0.0.1:{instance.port}/work" for instance in self._ready()]
+    async def _until(self, true: Callable[[], bool]) -> None:
+        end = self._clock.monotonic() + PATIENCE
+        while not true() and self._clock.monotonic() < end:
+            await self._clock.sleep(LOOK)
 
-    async def _accidents(self, span: float) -> None:
-        await self._clock.sleep(timedelta(seconds=0.33 * span))
-        if len(self._ready()) > 1:
-            victim = self._ready()[-1]
-            self._kill(victim.id)
-            await self._clock.sleep(timedelta(seconds=3))
-            self._kill(victim.id)  # soon after its restart: now it waits for its back-off
-        await self._clock.sleep(timedelta(seconds=0.12 * span))
-        if len(self._ready()) > 1:
-            victim = self._ready()[0]
-            self._say(f"accident: {victim.id} hangs and answers nobody any more", "red")
-            await self._hang(victim)
+    # --- after ---
 
-    def _kill(self, name: str) -> None:
-        for victim in self._ready():
-            if victim.id == name and victim.pid:
-                self._say(f"accident: kill -9 of {victim.id}, process {victim.pid}", "red")
-                os.kill(victim.pid, signal.SIGKILL)
+    def _hits(self) -> str:
+        """How often the cache had the answer, as the instances that are alive have said."""
+        caches = self._daemon.upkeep.caches
+        if not caches:
+            return ""
+        functions = caches[0].statistics.functions.values()
+        hits = sum(one.hits_local + one.hits_shared + one.stale for one in functions)
+        asked = hits + sum(one.misses + one.joined + one.errors for one in functions)
+        return f"{hits / asked:.0%} of {asked} questions answered from it" if asked else ""
 
-    async def _hang(self, victim: Instance) -> None:
-        try:
-            async with asyncio.timeout(0.5):
-                await self._http.get(f"http://127.0.0.1:{victim.port}/hang")
-        except (TimeoutError, Unavailable):
-            return  # it does not answer: that is what was asked for
+    def _story(
+        self,
+        report: Report,
+        begin: float,
+        accidents: Accidents,
+        measured: Measured,
+        cache: str,
+        books: str,
+    ) -> Story:
+        told = self._teller
+        outage = accidents.outage
+        return Story(
+            report=report,
+            seconds=self._at() - begin,
+            door=self._door.words,
+            counts=[(at - begin, count) for at, count in told.counts],
+            restarts=[(at - begin, text) for at, text in told.restarts],
+            marks=[(at - begin, word) for at, word in told.marks],
+            outage=(outage[0] - begin, outage[1] - begin) if outage else None,
+            calibration=measured.words,
+            cache=cache,
+            hygiene=[text for text in told.upkeep if " keys " in text],
+            partitions=self._books.words if self._books else "",
+            books=books,
+        )
 
-    async def _close(self, stack: AsyncExitStack, report: Report) -> None:
+    def _close(self, story: Story) -> None:
         unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-        table = closing_table(report, self._counts, self._seconds, self._restarts, unicode)
-        await stack.aclose()
+        picture = self._folder / "report.html"
+        picture.write_text(page(story), "utf-8")
         click.echo(
-            f"\n{table}\n\nThe journal and the logs of the instances are in {self._folder}/state.\n"
-            f"Next: read {self._folder}/policies/shop.yaml, then begin with your own service:\n"
-            f"  {_command()} init && {_command()} plan && {_command()} run"
+            f"\n{closing_table(story, unicode)}\n\nWith plots: {picture}. The journal and the logs "
+            f"of the instances: {self._scene.state}.\nNext: read {self._scene.policy}, then begin "
+            f"with your own service:\n  {_command()} init && {_command()} plan && {_command()} run"
         )
 
 

@@ -55,8 +55,17 @@ def percentiles(nines: int) -> Axis:
     return Axis(ticks=ticks, place=place)
 
 
-def plot(title: str, across: Axis, up: Axis, lines: Sequence[tuple[str, Points]]) -> str:
-    """One figure with a legend; lines with no points are left out."""
+def plot(
+    title: str,
+    across: Axis,
+    up: Axis,
+    lines: Sequence[tuple[str, Points]],
+    marks: Sequence[tuple[float, str]] = (),
+) -> str:
+    """One figure with a legend; lines with no points are left out.
+
+    `marks` are moments along the bottom, each with a word.
+    """
     wide, high = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -70,6 +79,12 @@ def plot(title: str, across: Axis, up: Axis, lines: Sequence[tuple[str, Points]]
     for value, label in across.ticks:
         x = LEFT + wide * across.place(value)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 12}" text-anchor="middle">{label}</text>')
+    for value, word in marks:
+        x = LEFT + wide * across.place(value)
+        parts.append(f'<path class="mark" d="M{x:.1f} {TOP}V{TOP + high}"/>')
+        parts.append(
+            f'<text class="marked" x="{x + 3:.1f}" y="{TOP + 9}">{html.escape(word)}</text>'
+        )
     legend = []
     for (name, points), colour in zip(lines, COLOURS, strict=False):
         if not points:

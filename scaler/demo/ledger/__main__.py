@@ -1,4 +1,7 @@
-"""The command line of the ledger: `python -m scaler.demo.ledger --help`."""
+"""The command line of the ledger: `python -m scaler.demo.ledger --help`.
+
+What needs PostgreSQL's library is imported where it is used: `serve --memory` does without.
+"""
 
 import asyncio
 import signal
@@ -6,17 +9,14 @@ import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from scaler.clock import SystemClock
 from scaler.demo.ledger.app import Ledger
-from scaler.demo.ledger.check import check as check_books
-from scaler.demo.ledger.check import read_acknowledged
-from scaler.demo.ledger.embedded import Embedded
 from scaler.demo.ledger.memory import MemoryStore
-from scaler.demo.ledger.store import PostgresStore, Seed
+from scaler.demo.ledger.records import Store
 from scaler.errors import ScalerError, Unsupported
 from scaler.maintenance.cache import CacheManager
 
@@ -41,26 +41,47 @@ def ledger() -> None:
 @click.option("--redis", envvar="LEDGER_REDIS", default="", help="Address of Redis, if any.")
 @click.option("--memory", is_flag=True, help="Keep all in memory; for one instance.")
 @click.option("--connections", type=click.IntRange(1, 64), default=8, help="To PostgreSQL.")
-def serve(host: str, port: int, dsn: str, redis: str, memory: bool, connections: int) -> None:
+@click.option("--shared-port", type=click.IntRange(1, 65535), help="A second one, for all.")
+@click.option("--pace", type=click.FloatRange(0.1, 10_000), metavar="N",
+              help="Answer N requests per second at most, as slow work would.")  # fmt: skip
+def serve(**given: Any) -> None:
     """One instance, until SIGTERM; it ends when its last request is answered."""
-    if bool(dsn) == memory:
+    if bool(given["dsn"]) == given.pop("memory"):
         raise click.UsageError("write either --dsn ADDRESS or --memory")
-    _run(_serve(host, port, dsn, redis, connections))
+    _run(_serve(**given))
 
 
-async def _serve(host: str, port: int, dsn: str, redis: str, connections: int) -> None:
+async def _serve(
+    *,
+    host: str,
+    port: int,
+    dsn: str = "",
+    redis: str = "",
+    connections: int = 8,
+    shared_port: int | None = None,
+    pace: float | None = None,
+) -> None:
     ending = _ending()
-    store = PostgresStore(dsn, connections=connections) if dsn else MemoryStore(SystemClock())
+    store = _store(dsn, connections)
     await store.open()
-    instance = Ledger(store, CacheManager(redis, namespace="ledger") if redis else None)
+    cache = CacheManager(redis, namespace="ledger") if redis else None
+    instance = Ledger(store, cache, pace=pace)
     try:
-        await instance.start(host, port)
+        await instance.start(host, port, shared=shared_port)
         click.echo(f"listening on http://{host}:{instance.port}")
         await ending.wait()
     except OSError as error:
         raise click.ClickException(f"port {port} cannot be used: {error.strerror}") from None
     finally:
         await instance.drain()
+
+
+def _store(dsn: str, connections: int) -> Store:
+    if not dsn:
+        return MemoryStore(SystemClock(), accounts=1000)
+    from scaler.demo.ledger.store import PostgresStore  # noqa: PLC0415
+
+    return PostgresStore(dsn, connections=connections)
 
 
 @ledger.command()
@@ -70,10 +91,13 @@ async def _serve(host: str, port: int, dsn: str, redis: str, connections: int) -
 @click.option("--convert/--plain", default=True, help="Partition transactions by month.")
 def seed(dsn: str, rows: int, accounts: int, convert: bool) -> None:
     """Make the schema and fill it; the plain table becomes partitioned by month."""
-    _run(_seed(dsn, Seed(accounts=accounts, rows=rows), convert=convert))
+    _run(_seed(dsn, rows, accounts, convert=convert))
 
 
-async def _seed(dsn: str, wanted: Seed, *, convert: bool) -> None:
+async def _seed(dsn: str, rows: int, accounts: int, *, convert: bool) -> None:
+    from scaler.demo.ledger.store import PostgresStore, Seed  # noqa: PLC0415
+
+    wanted = Seed(accounts=accounts, rows=rows)
     store = PostgresStore(dsn, connections=2)
     clock = SystemClock()
     begin = clock.monotonic()
@@ -97,10 +121,12 @@ async def _seed(dsn: str, wanted: Seed, *, convert: bool) -> None:
 @ACCOUNTS
 def up(host: str, port: int, rows: int, accounts: int) -> None:
     """All of it on this machine: PostgreSQL and Valkey of its own, a seed, one instance."""
-    _run(_up(host, port, Seed(accounts=accounts, rows=rows)))
+    _run(_up(host, port, rows, accounts))
 
 
-async def _up(host: str, port: int, wanted: Seed) -> None:
+async def _up(host: str, port: int, rows: int, accounts: int) -> None:
+    from scaler.demo.ledger.embedded import Embedded  # noqa: PLC0415
+
     async with AsyncExitStack() as stack:
         servers = Embedded()
         stack.push_async_callback(servers.stop)
@@ -108,13 +134,13 @@ async def _up(host: str, port: int, wanted: Seed) -> None:
             await servers.start()
         except Unsupported as error:
             click.echo(f"kept in memory, since {error}", err=True)
-            await _serve(host, port, "", "", 1)
+            await _serve(host=host, port=port)
             return
         if servers.missing:
             click.echo(f"nothing is cached: {servers.missing}", err=True)
         click.echo(f"PostgreSQL: {servers.dsn}\nRedis: {servers.redis or 'none'}")
-        await _seed(servers.dsn, wanted, convert=True)
-        await _serve(host, port, servers.dsn, servers.redis, 8)
+        await _seed(servers.dsn, rows, accounts, convert=True)
+        await _serve(host=host, port=port, dsn=servers.dsn, redis=servers.redis)
 
 
 @ledger.command()
@@ -127,6 +153,10 @@ def check(dsn: str, acknowledged: Path | None) -> None:
 
 
 async def _check(dsn: str, acknowledged: Path | None) -> int:
+    from scaler.demo.ledger.check import check as check_books  # noqa: PLC0415
+    from scaler.demo.ledger.check import read_acknowledged  # noqa: PLC0415
+    from scaler.demo.ledger.store import PostgresStore  # noqa: PLC0415
+
     store = PostgresStore(dsn, connections=1)
     try:
         told = read_acknowledged(acknowledged) if acknowledged else []

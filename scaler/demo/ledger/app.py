@@ -11,6 +11,7 @@ from scaler.clock import Clock, SystemClock
 from scaler.demo.ledger import asked
 from scaler.demo.ledger.answers import Answers, body
 from scaler.demo.ledger.asked import Invalid
+from scaler.demo.ledger.pace import Pace
 from scaler.demo.ledger.records import Outcome, Store
 from scaler.errors import TransientError
 from scaler.maintenance.cache import CacheManager
@@ -21,6 +22,7 @@ MOST_BODY: Final = 16 * 1024
 BACKLOG: Final = 1024
 FAREWELL: Final = timedelta(milliseconds=500)  # connections that are kept alive hear of the end
 DRAIN: Final = timedelta(seconds=20)  # for requests that are under way
+OF_KEEPERS: Final = frozenset({"/healthz", "/readyz", "/load"})  # neither counted nor slowed down
 STATUS: Final = {
     Outcome.DONE: (201, ""),
     Outcome.REPEATED: (200, ""),
@@ -31,10 +33,18 @@ STATUS: Final = {
 
 
 class Ledger:
-    """One instance, from `start` to `drain`. Several may share a port."""
+    """One instance, from `start` to `drain`. Several may share a port.
+
+    With `pace` it answers no more than so many requests per second.
+    """
 
     def __init__(
-        self, store: Store, cache: CacheManager | None = None, *, clock: Clock | None = None
+        self,
+        store: Store,
+        cache: CacheManager | None = None,
+        *,
+        clock: Clock | None = None,
+        pace: float | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
         self._store = store
@@ -42,6 +52,7 @@ class Ledger:
         self.answers = Answers(store, cache, self._clock)
         self.draining = False
         self.port = 0
+        self._pace = Pace(self._clock, pace)
         self._app = web.Application(client_max_size=MOST_BODY, middlewares=[self._guarded])
         self._app.add_routes(
             [
@@ -53,20 +64,30 @@ class Ledger:
                 web.get("/quotes/{symbol}", self._quote),
                 web.get("/healthz", self._health),
                 web.get("/readyz", self._ready),
+                web.get("/load", self._load),
             ]
         )
         self._runner = web.AppRunner(
             self._app, access_log=None, shutdown_timeout=DRAIN.total_seconds()
         )
-        self._site: web.SockSite | None = None
+        self._sites: list[web.SockSite] = []
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+    async def start(
+        self, host: str = "127.0.0.1", port: int = 0, *, shared: int | None = None
+    ) -> None:
         """Requests are answered from here on. With port 0 the system chooses; see `port`.
 
+        They are answered at the port `shared` too, which is for all instances.
+
         Raises:
-            OSError: the port is taken by somebody who does not share it.
+            OSError: a port is taken by somebody who does not share it.
         """
         await self._runner.setup()
+        self.port = await self._listen(host, port)
+        if shared is not None:
+            await self._listen(host, shared)
+
+    async def _listen(self, host: str, port: int) -> int:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -76,9 +97,11 @@ class Ledger:
         except OSError:
             listening.close()
             raise
-        self.port = listening.getsockname()[1]
-        self._site = web.SockSite(self._runner, listening, backlog=BACKLOG)
-        await self._site.start()
+        site = web.SockSite(self._runner, listening, backlog=BACKLOG)
+        await site.start()
+        self._sites.append(site)
+        found: int = listening.getsockname()[1]
+        return found
 
     async def drain(self, farewell: timedelta = FAREWELL) -> None:
         """End without a failed request.
@@ -87,10 +110,11 @@ class Ledger:
         the last, for as long as `farewell`; then what is under way is waited for.
         """
         self.draining = True
-        site, self._site = self._site, None
-        if site is not None:
+        sites, self._sites = self._sites, []
+        if sites:
             await self._clock.sleep(timedelta())  # one turn: who has connected is accepted
-            await site.stop()
+            for site in sites:
+                await site.stop()
             await self._clock.sleep(farewell)
         await self._runner.cleanup()
         if self._cache is not None:
@@ -101,6 +125,8 @@ class Ledger:
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Every answer is JSON, and what went wrong is in words."""
         try:
+            if request.path not in OF_KEEPERS:
+                await self._pace.turn()
             response = await handler(request)
         except Invalid as error:
             response = _refused(400, str(error))
@@ -145,6 +171,9 @@ class Ledger:
 
     async def _health(self, _: web.Request) -> web.Response:
         return _found(b'{"ok":true}')
+
+    async def _load(self, _: web.Request) -> web.Response:
+        return _found(body({"requests_per_second": self._pace.asked_per_second()}))
 
     async def _ready(self, _: web.Request) -> web.Response:
         if self.draining:

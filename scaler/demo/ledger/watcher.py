@@ -2,7 +2,8 @@
 
 `python -m scaler.demo.ledger.watcher FOLDER` reads one line (`line`), starts the servers, and waits
 for the end of its input. That comes when its parent says so and when the parent was killed: then
-the servers are ended and the folder is removed. Should this process be killed itself, the kernel
+the servers are ended, and whatever has `DEMO=FOLDER` in its environment, and the folder is removed.
+Should this process be killed itself, the kernel
 ends the servers. The standard library only, so that it starts at once.
 """
 
@@ -13,12 +14,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 PATIENCE_S: Final = 10.0  # for a server to end before it is killed
+LOOK_S: Final = 0.05
+MARK: Final = "DEMO"  # the variable by which others are known that end with the servers
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
@@ -79,6 +84,36 @@ def end(server: Server, process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
+def marked(folder: Path) -> list[int]:
+    """Processes with the folder in their environment, as far as it can be read."""
+    mark = f"{MARK}={folder}".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def end_marked(folder: Path) -> None:
+    """Ask them to end, and kill those that have not in time."""
+    left = marked(folder)
+    for pid in left:
+        _signal(pid, signal.SIGTERM)
+    end_at = time.monotonic() + PATIENCE_S  # noqa: TID251 - nothing of scaler is imported here
+    while (left := marked(folder)) and time.monotonic() < end_at:  # noqa: TID251
+        time.sleep(LOOK_S)  # noqa: TID251
+    for pid in left:
+        _signal(pid, signal.SIGKILL)
+
+
+def _signal(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the end of the input is the one way to end
@@ -90,6 +125,7 @@ def main() -> None:
             running.append((server, start(server, folder)))  # noqa: PERF401 - the rest may fail
         sys.stdin.read()
     finally:
+        end_marked(folder)
         for server, process in reversed(running):
             end(server, process)
         shutil.rmtree(folder, ignore_errors=True)
