@@ -6,7 +6,6 @@ what it started however it ends.
 """
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -17,10 +16,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from scaler import daemon, settings
 from scaler.clock import SystemClock
-from scaler.core.model import Instance, Pause, State
-from scaler.demo import traffic
+from scaler.core.model import Instance, Pause
+from scaler.demo import stage, traffic
 from scaler.demo.accidents import Accidents
 from scaler.demo.door import Door, free_ports, haproxy
 from scaler.demo.measuring import LIMITS, SHORT, Measured, measure
@@ -33,9 +31,9 @@ from scaler.errors import ScalerError, Unavailable, Unsupported
 from scaler.loadtest.plan import Plan
 from scaler.loadtest.report import Report
 from scaler.loadtest.tester import LoadTester
-from scaler.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:
+    from scaler.daemon import Daemon
     from scaler.demo.books import Books
     from scaler.demo.ledger.embedded import Embedded
 
@@ -62,7 +60,7 @@ class Show:
         self._clock = SystemClock()
         self._begin = self._clock.monotonic()
         self._teller = Teller(self._at)
-        self._daemon: daemon.Daemon
+        self._daemon: Daemon
         self._door: Door
         self._scene: Scene
         self._books: Books | None = None
@@ -97,7 +95,7 @@ class Show:
             begin = self._at()
             accidents, report = await self._day(measured)
             cache = self._hits()
-            await self._until(lambda: len(self._running()) == 1)
+            await self._until(lambda: len(stage.there(self._daemon)) == 1)
             books = "kept in memory by each instance, so not compared"
             if self._books:
                 told = report.record.kinds[report.record.titles.index(traffic.TRANSFER)]
@@ -120,36 +118,19 @@ class Show:
         )
         self._scene.write(self._door, first + 1)
         self._teller.say(f"visitors come in by {self._door.words}, at {self._door.url}")
-        self._daemon = daemon.Daemon(
-            settings.Settings(
-                policies=(self._scene.policy.parent,),
-                state_dir=self._scene.state,
-                socket=self._socket,
-                caches=self._scene.caches,
-                partitions=self._scene.partitions,
-            ),
-            clock=self._clock,
-            store=SqliteStore(self._scene.state / "scaler.db"),
-            tell=self._teller.entry,
+        self._daemon = await stage.running_daemon(
+            self._scene, self._clock, self._teller.entry, stack
         )
-        stack.push_async_callback(self._daemon.stop)
-        await self._daemon.start()
-        await daemon.serve(self._daemon, stack)
-        self._daemon.begin()
-
-    @property
-    def _socket(self) -> Path:
-        path = self._folder / "scaler.sock"
-        return Path(min(os.path.relpath(path), str(path), key=len))
 
     def _introduce(self) -> None:
+        socket = stage.socket_in(self._folder)
         click.echo(
             "The ledger, a small financial-data service, through a day of visitors in "
             f"{self._seconds:.0f} s.\nEach instance answers {PACE} requests per second at most, "
             "as if its work were slow: so a small\nmachine can show several. Everything is written "
             f"to {self._folder}/; Ctrl-C ends it at once. In a\nsecond terminal:\n"
-            f"  {_command()} --socket {self._socket} status --watch\n"
-            f"  {_command()} --socket {self._socket} explain {NAME}\n"
+            f"  {_command()} --socket {socket} status --watch\n"
+            f"  {_command()} --socket {socket} explain {NAME}\n"
         )
 
     async def _servers(self, stack: AsyncExitStack) -> "Embedded | None":
@@ -229,13 +210,8 @@ class Show:
         except ScalerError as error:
             self._teller.say(f"partitions: {error}", "yellow")
 
-    def _running(self) -> list[Instance]:
-        fleet = self._daemon.manager.watched[NAME].fleet
-        instances = fleet.instances if fleet else ()
-        return [i for i in instances if i.state in (State.RUNNING, State.STOPPING)]
-
     def _ready(self) -> list[Instance]:
-        return [i for i in self._running() if i.state is State.RUNNING and i.ready and i.port]
+        return stage.ready(self._daemon)
 
     async def _until(self, true: Callable[[], bool]) -> None:
         end = self._clock.monotonic() + PATIENCE

@@ -56,7 +56,7 @@ def plan(url: str, today: date, *, keep_alive: bool) -> Plan:
                 "month": months,
             },
             "timeouts": {"first_byte": "10s", "whole": "10s", "end": "10s"},
-            "bounds": {"in_flight": 1000, "connections": 256},
+            "bounds": {"in_flight": 2000, "connections": 1000},
             "keep_alive": keep_alive,
         }
     )
