@@ -5,6 +5,7 @@ Whatever stands behind it carries a mark, so that nothing is left even when the 
 """
 
 import asyncio
+import os
 import re
 import shutil
 import socket
@@ -104,7 +105,7 @@ class Door:
         end = self._clock.monotonic() + PATIENCE
         while self._clock.monotonic() < end:
             with suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                _, writer = await asyncio.open_unix_connection(self.folder / "admin")
                 writer.close()
                 return True
             await self._clock.sleep(LOOK)
@@ -139,10 +140,14 @@ def haproxy() -> str | None:
 def free_ports(count: int) -> int:
     """The first of so many ports in a row that nobody listens on.
 
+    Each process begins to look elsewhere, so that two demos that start together do not meet.
+
     Raises:
         ConfigError: there are none.
     """
-    for first in range(18000, 30000, count):
+    blocks = list(range(18000, 30000, count))
+    begin = os.getpid() % len(blocks)
+    for first in blocks[begin:] + blocks[:begin]:
         try:
             for port in range(first, first + count):
                 with socket.socket() as probe:

@@ -105,10 +105,10 @@ class Show:
     # --- before ---
 
     async def _set_up(self, stack: AsyncExitStack) -> None:
-        first = free_ports(PORTS)
-        self._door = Door(self._clock, first, haproxy=haproxy())
         self._introduce()
         servers = await self._servers(stack)
+        first = free_ports(PORTS)
+        self._door = Door(self._clock, first, haproxy=haproxy())
         stack.push_async_callback(self._door.close)
         await self._door.open()
         self._scene = Scene(
