@@ -16,6 +16,7 @@ from scaler.core.model import Instance
 from scaler.demo.telling import Teller
 
 LEFT_BEHIND: Final = 25  # keys
+PATIENCE: Final = timedelta(seconds=20)  # for somebody to whom it can happen
 LOOK: Final = timedelta(milliseconds=100)
 _PEER: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -32,7 +33,7 @@ class Accidents:
     outage: tuple[float, float] | None = None  # when Redis stood still
 
     async def kill(self) -> None:
-        """One of several instances is killed."""
+        """One instance is killed."""
         victim = await self._victim(0.28, -1)
         if victim is not None and victim.pid:
             text = f"kill -9 of {victim.id}, process {victim.pid}"
@@ -40,7 +41,7 @@ class Accidents:
             os.kill(victim.pid, signal.SIGKILL)
 
     async def hang(self) -> None:
-        """One of several instances is frozen: it takes connections and answers nobody."""
+        """One instance is frozen: it takes connections and answers nobody."""
         victim = await self._victim(0.52, 0)
         if victim is not None and victim.pid:
             text = f"{victim.id} hangs and answers nobody any more"
@@ -48,12 +49,16 @@ class Accidents:
             os.kill(victim.pid, signal.SIGSTOP)
 
     async def _victim(self, share: float, which: int) -> Instance | None:
-        """An instance when there are several; None when that is not so for too long."""
+        """One of several, or after some patience the only one; None when none becomes ready."""
         await self._until(share)
-        end = self.clock.monotonic() + timedelta(seconds=0.2 * self.span)
-        while len(found := self.ready()) < 2 and self.clock.monotonic() < end:
+        begin = self.clock.monotonic()
+        while self.clock.monotonic() < begin + PATIENCE:
+            waited = self.clock.monotonic() - begin
+            found = self.ready()
+            if len(found) > 1 or (found and waited > timedelta(seconds=0.2 * self.span)):
+                return found[which]
             await self.clock.sleep(LOOK)
-        return found[which] if len(found) > 1 else None
+        return None
 
     async def freeze_redis(self) -> None:
         """Redis answers nobody for a tenth of the time."""

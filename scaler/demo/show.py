@@ -95,7 +95,7 @@ class Show:
             begin = self._at()
             accidents, report = await self._day(measured)
             cache = self._hits()
-            await self._until(lambda: len(stage.there(self._daemon)) == 1)
+            await self._until(self._is_night)
             books = "kept in memory by each instance, so not compared"
             if self._books:
                 told = report.record.kinds[report.record.titles.index(traffic.TRANSFER)]
@@ -212,6 +212,10 @@ class Show:
 
     def _ready(self) -> list[Instance]:
         return stage.ready(self._daemon)
+
+    def _is_night(self) -> bool:
+        """One instance is left, and it is well."""
+        return len(stage.there(self._daemon)) == len(self._ready()) == 1
 
     async def _until(self, true: Callable[[], bool]) -> None:
         end = self._clock.monotonic() + PATIENCE
