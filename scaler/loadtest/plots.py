@@ -79,12 +79,11 @@ def plot(
     for value, label in across.ticks:
         x = LEFT + wide * across.place(value)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 12}" text-anchor="middle">{label}</text>')
-    for value, word in marks:
+    for number, (value, word) in enumerate(marks):
+        y = TOP + 9 + 12 * (number % 2)  # neighbours do not cover each other
         x = LEFT + wide * across.place(value)
         parts.append(f'<path class="mark" d="M{x:.1f} {TOP}V{TOP + high}"/>')
-        parts.append(
-            f'<text class="marked" x="{x + 3:.1f}" y="{TOP + 9}">{html.escape(word)}</text>'
-        )
+        parts.append(f'<text class="marked" x="{x + 3:.1f}" y="{y}">{html.escape(word)}</text>')
     legend = []
     for (name, points), colour in zip(lines, COLOURS, strict=False):
         if not points:
