@@ -1,6 +1,7 @@
 """What the demo writes before it begins: a policy, a cache and a partition set to look after."""
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,8 @@ class Scene:
             self.state.mkdir(exist_ok=True)
             for old in self.state.glob("scaler.db*"):
                 old.unlink()
+            # It holds how many instances there were when an earlier run was interrupted.
+            shutil.rmtree(self.state / "local", ignore_errors=True)
             self.policy.write_text(self._policy(door, first_port))
             if self.caches:
                 self.caches.write_text(CACHES.format(url=self.redis))

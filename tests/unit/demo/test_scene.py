@@ -49,6 +49,14 @@ def test_with_nothing_each_keeps_all_in_memory_behind_a_shared_port(tmp_path: Pa
     assert (scene.caches, scene.partitions) == (None, None)
 
 
+def test_nothing_is_taken_over_from_an_earlier_run(tmp_path: Path) -> None:
+    scene = written(tmp_path)
+    (scene.state / "local").mkdir()
+    (scene.state / "local" / "ledger.json").write_text("{}")
+    written(tmp_path)
+    assert not list(scene.state.rglob("*.json"))
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(ConfigError, match="--folder"):
