@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from scaler.clients.by_address import ByAddress
 from scaler.clients.redis import Redis
 from scaler.clients.web import LONGEST_QUOTE, secret
 from scaler.core.document import Source, Target, Wrong, within
@@ -123,7 +124,6 @@ class _Server:
     def __init__(self, url: str) -> None:
         self._redis = Redis(url, deadline=LONGEST_WAIT)
         self._turn = asyncio.Lock()
-        self.users: set[object] = set()
 
     async def ask(self, *words: str | int) -> Any:
         async with self._turn:
@@ -133,37 +133,11 @@ class _Server:
         await self._redis.aclose()
 
 
-class Servers:
-    """The connections of this process: one for each address, as long as somebody uses it.
-
-    Made as a part of `Context.shared`. There are never more than there are metrics.
-    """
+class Servers(ByAddress[_Server]):
+    """The connections of this process, as a part of `Context.shared`."""
 
     def __init__(self) -> None:
-        self._open: dict[str, _Server] = {}
-
-    async def used(self, url: str, user: object) -> _Server:
-        """The server at `url`; another that `user` had asked before is left."""
-        await self.leave(user, but=url)
-        if url not in self._open:
-            self._open[url] = _Server(url)
-        self._open[url].users.add(user)
-        return self._open[url]
-
-    async def leave(self, user: object, *, but: str = "") -> None:
-        """Close what nobody else uses."""
-        for url, server in tuple(self._open.items()):
-            if url == but or user not in server.users:
-                continue
-            server.users.discard(user)
-            if not server.users:
-                del self._open[url]
-                await server.aclose()
-
-    async def aclose(self) -> None:
-        for server in self._open.values():
-            await server.aclose()
-        self._open.clear()
+        super().__init__(_Server)
 
 
 class RedisMetrics:
