@@ -15,7 +15,7 @@ from scaler.errors import ConfigError
 
 Field = tuple[str | int, ...]
 
-SECRET: Final = re.compile(r"(?<=://)[^\s]*(?=@)|(?<=password=)[^\s&\"']+")
+SECRET: Final = re.compile(r"(?<=://)[^\s]*(?=@)|(password\s*=\s*)(?:'[^']*'|[^\s&\"']+)")
 MOST_BYTES: Final = 4 * 1024 * 1024
 MOST_NODES: Final = 200_000
 
@@ -71,7 +71,7 @@ class InvalidFiles(ConfigError):
 
 def _masked(text: str) -> str:
     """The same length without the credentials of addresses: messages end up in logs."""
-    return SECRET.sub(lambda found: "*" * len(found[0]), text)
+    return SECRET.sub(lambda found: (found[1] or "").ljust(len(found[0]), "*"), text)
 
 
 @dataclass(slots=True)

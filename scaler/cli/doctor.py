@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -69,6 +70,7 @@ def _examine(open_settings: "Callable[[], Settings]") -> Iterator[Finding]:
     yield from _engines(settings)
     yield from _clusters(settings)
     yield from _redis(settings)
+    yield from _postgres(settings)
     yield from _partitions(settings)
     yield _daemon(Path(settings.socket))
 
@@ -237,6 +239,18 @@ def _redis(settings: "Settings") -> Iterator[Finding]:
         return
     held = f"{holder} holds the lease" if holder else "nobody holds the lease"
     yield Finding("lease", ok=True, detail=f"Redis answers and may be written to; {held}")
+
+
+def _postgres(settings: "Settings") -> Iterator[Finding]:
+    """What a policy needs that asks PostgreSQL for a metric."""
+    from scaler import policyfile  # noqa: PLC0415 - start-up time
+
+    policies = policyfile.load(settings.policies).policies.values()
+    if all(m.source.kind != "postgres" for policy in policies for m in policy.metrics):
+        return
+    found = find_spec("psycopg") is not None
+    missing = "psycopg is not installed; pip install 'scaler[postgres]'"
+    yield Finding("postgres", ok=found, detail="psycopg is installed" if found else missing)
 
 
 def _writable(subject: str, folder: Path) -> Finding:

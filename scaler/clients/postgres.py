@@ -7,12 +7,14 @@ nothing is prepared, and `backend` shows when somebody stands in between.
 """
 
 import asyncio
+import os
 import re
+import socket
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, TypeVar
 
 import psycopg
 from psycopg import conninfo, errors, sql
@@ -31,6 +33,7 @@ Statement = str | sql.SQL | sql.Composed
 Part = sql.Composable
 Query = sql.Composed
 Row = tuple[Any, ...]
+T = TypeVar("T")
 
 PATIENCE: Final = timedelta(seconds=5)  # for a connection
 DEADLINE: Final = timedelta(minutes=1)  # for a statement, unless the caller says otherwise
@@ -115,8 +118,8 @@ def understood(dsn: str) -> tuple[dict[str, Any], tuple[str, ...]]:
             "the address of PostgreSQL cannot be read; write it like "
             "postgresql://user@host:5432/database"
         ) from None
-    password = parts.get("password")
-    return parts, (str(password),) if password else ()
+    hidden = (parts.get("password"), parts.get("sslpassword"))
+    return parts, tuple(str(secret) for secret in hidden if secret)
 
 
 class Handle:
@@ -151,6 +154,27 @@ class Handle:
         """How many rows were concerned; 0 where the server does not say. Raises as `fetch`."""
         cursor = await self._run(statement, params, deadline)
         return max(cursor.rowcount, 0)
+
+    async def first(
+        self, query: str, most: int, *, kinds: Collection[str] = ()
+    ) -> tuple[tuple[str, ...], list[Row]]:
+        """The types of the columns of a query, as in `int8`, and its first rows, at most `most`.
+
+        Inside of a transaction. Whoever wrote the query, it is one statement and a query, or it is
+        refused. With `kinds` no row is fetched unless all types are among them: what is huge stays
+        where it is.
+
+        Raises:
+            ScalerError: as `ERRORS` says.
+        """
+        with translated("asking PostgreSQL", self._secrets):
+            async with self._connection.cursor(name="scaler") as cursor:
+                await cursor.execute(query.encode())
+                columns = cursor.description or ()
+                found = tuple(column.type_display.partition("(")[0] for column in columns)
+                if kinds and not set(found) <= set(kinds):
+                    return found, []
+                return found, await cursor.fetchmany(most)
 
     async def _run(
         self, statement: Statement, params: Sequence[Any], deadline: timedelta | None
@@ -247,6 +271,33 @@ class Postgres:
         limits = sql.SQL(_limits(lock_wait, statement))
         await (await self._handle()).execute(listed([limits, *parts], "; "))
 
+    async def at_once(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` with this connection gives; when cancelled, the connection is broken off.
+
+        The library would ask the server to cancel and wait for it, seconds for one that hangs. A
+        statement under way ends when the server notices, at the latest by its `statement_timeout`.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            connection, self._connection = self._connection, None
+            if connection is None or connection.closed:
+                task.cancel()
+            else:
+                _hang_up(connection)
+            await asyncio.gather(task, return_exceptions=True)
+            if connection is not None:
+                await connection.close()
+            raise
+
+    @property
+    def place(self) -> str:
+        """Where it is, as it may be told."""
+        host = self._parts.get("host") or self._parts.get("hostaddr") or "the default socket"
+        port, database = self._parts.get("port"), self._parts.get("dbname")
+        return f"{host}{f':{port}' if port else ''}{f'/{database}' if database else ''}"
+
     @property
     def connected(self) -> bool:
         """Whether there is a connection, as far as is known without asking."""
@@ -331,6 +382,12 @@ def sqlstate(error: BaseException) -> str:
     """The five characters by which PostgreSQL names what went wrong; empty when it did not say."""
     cause = error.__cause__
     return (cause.sqlstate or "") if isinstance(cause, psycopg.Error) else ""
+
+
+def _hang_up(connection: psycopg.AsyncConnection[Row]) -> None:
+    """Whoever waits for an answer on it gets the end of the connection in its place."""
+    with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as wire:
+        wire.shutdown(socket.SHUT_RDWR)
 
 
 def _said(error: Exception) -> str:

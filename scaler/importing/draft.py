@@ -150,6 +150,13 @@ def target(draft: Draft, ref: Json, namespace: str) -> None:
     draft.fields["target"] = {"kubernetes": {"workload": workload, **inner} if inner else workload}
 
 
+def variable(draft: Draft, stem: str, where: str) -> str:
+    """Of the environment, for the address in a trigger: each policy may ask another server."""
+    number = int(where.rpartition("[")[2].rstrip("]"))  # of the trigger
+    name = f"{stem}_{draft.name.upper().replace('-', '_')}"
+    return f"{name}_{number + 1}" if number else name
+
+
 def bounds(draft: Draft, low: int, high: int) -> dict[str, Any]:
     """The limits of a draft, with fewest and most instances in them."""
     limits: dict[str, Any] = draft.fields.setdefault("limits", {})
@@ -175,6 +182,11 @@ def quantity(value: Any, where: str, default: str = "0") -> str | int | float:
         return int(written)
     _number(written, parse_quantity, where)
     return written
+
+
+def size(text: str, where: str) -> float:
+    """How much a quantity is."""
+    return _number(text, parse_quantity, where)
 
 
 def _number(text: str, read: Callable[[str], float], where: str) -> float:

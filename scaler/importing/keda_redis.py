@@ -5,7 +5,8 @@ Source: the scalers `redis` and `redis-streams` of KEDA 2.18, with their default
 
 from typing import Any, Final
 
-from scaler.importing.draft import Draft, Place, quantity
+from scaler.importing import draft
+from scaler.importing.draft import Draft, Place
 from scaler.importing.manifests import Json, word
 
 ONE_SERVER: Final = ("redis", "redis-streams")
@@ -17,7 +18,6 @@ SEVERAL: Final = (
 )
 PORT: Final = "6379"
 ENTRIES: Final = "5"  # for each instance, when a trigger names no number
-VARIABLE: Final = "REDIS_URL"  # with the policy behind it, since each may ask another server
 CREDENTIALS: Final = ("username", "usernameFromEnv", "password", "passwordFromEnv")
 FROM_ENV: Final = ("addressFromEnv", "hostFromEnv", "portFromEnv")
 
@@ -38,9 +38,9 @@ def metric(made: Draft, trigger: Json, data: Json, where: str) -> None:
         made.lost(f"{where}.metadata", f"the name of the {named} is missing; add it", "metrics")
         return
     by = "value" if word(trigger.get("metricType"), where) == "Value" else "per_instance"
-    goal = {by: quantity(data.get(field), f"{where}.metadata.{field}", ENTRIES)}
+    goal = {by: draft.quantity(data.get(field), f"{where}.metadata.{field}", ENTRIES)}
     name = word(trigger.get("name"), f"{where}.name", "") or kind
-    variable = _variable(made.name, where)
+    variable = draft.variable(made, "REDIS_URL", where)
     address = _address(trigger, data, where, variable)
     place = made.metric({"source": {"redis": {**address, **asked}}, "goal": goal}, name)
     _elsewhere(made, data, where, place)
@@ -64,12 +64,6 @@ def _stream(data: Json, where: str) -> tuple[dict[str, Any], str]:
         return asked, "streamLength"
     lag = data.get("lagCount") is not None
     return {**asked, "group": group}, "lagCount" if lag else "pendingEntriesCount"
-
-
-def _variable(policy: str, where: str) -> str:
-    number = int(where.rpartition("[")[2].rstrip("]"))  # of the trigger
-    name = f"{VARIABLE}_{policy.upper().replace('-', '_')}"
-    return f"{name}_{number + 1}" if number else name
 
 
 def _address(trigger: Json, data: Json, where: str, variable: str) -> dict[str, str]:

@@ -6,9 +6,8 @@ above that is one rule here: as few as the metrics ask for, and zero when they a
 
 from typing import TYPE_CHECKING, Any, Final
 
-from scaler.core.units import parse_quantity, parse_span
-from scaler.errors import ConfigError
-from scaler.importing import behavior, cron, draft, keda_redis
+from scaler.core.units import parse_span
+from scaler.importing import behavior, cron, draft, keda_postgresql, keda_redis
 from scaler.importing.draft import Draft, Options
 from scaler.importing.hpa import containers, resource
 from scaler.importing.manifests import Json, inside, mapping, sequence, whole, word
@@ -91,6 +90,7 @@ def _trigger(made: Draft, trigger: Json, where: str) -> None:
         "memory": _platform,
         "prometheus": _prometheus,
         "cron": _cron,
+        "postgresql": keda_postgresql.metric,
         **dict.fromkeys((*keda_redis.ONE_SERVER, *keda_redis.SEVERAL), keda_redis.metric),
     }
     if kind not in translate:
@@ -134,7 +134,7 @@ def _prometheus(made: Draft, trigger: Json, data: Json, where: str) -> None:
     name = word(trigger.get("name"), f"{where}.name", "") or "prometheus"
     place = made.metric({"source": source, "goal": {by: threshold}}, name)
     activation = word(data.get("activationThreshold"), where, "0")
-    if _size(activation, f"{where}.metadata.activationThreshold"):
+    if draft.size(activation, f"{where}.metadata.activationThreshold"):
         message = f"anything above zero keeps one instance here; subtract {activation} in the query"
         made.lost(f"{where}.metadata.activationThreshold", message, *place)
     if word(data.get("ignoreNullValues"), where, "true") == "true":
@@ -147,13 +147,6 @@ def _prometheus(made: Draft, trigger: Json, data: Json, where: str) -> None:
         if data.get(key) is not None:
             message = "it does not map; see token_file, user, ca_file and url of the source"
             made.lost(f"{where}.metadata.{key}", message, *place)
-
-
-def _size(text: str, where: str) -> float:
-    try:
-        return parse_quantity(text)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
 
 
 def _cron(made: Draft, _: Json, data: Json, where: str) -> None:

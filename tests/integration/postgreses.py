@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.integration.running import until
@@ -141,6 +142,20 @@ class PostgresServer:
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(30)
+
+    def pause(self) -> None:
+        """Every process of it stands still, until `resume`; its socket still takes connections."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To the first process and its children, each of which leads a group of its own."""
+        assert self._process is not None
+        found = psutil.Process(self._process.pid)
+        for process in (found, *found.children(recursive=True)):
+            process.send_signal(number)
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:

@@ -63,6 +63,11 @@ LIST: dict[str, Any] = {
 }
 
 
+def postgresql(**more: Any) -> dict[str, Any]:
+    asked = {"host": "db", "query": "SELECT count(*) FROM jobs", "targetQueryValue": "5"}
+    return {"type": "postgresql", "metadata": {**asked, **more}}
+
+
 def redis_list(**more: Any) -> dict[str, Any]:
     return {**LIST, "metadata": {**LIST["metadata"], **more}}
 
@@ -402,6 +407,36 @@ def test_a_metric_of_an_adapter_is_a_query_that_somebody_must_look_at(
             id="unchecked certificates of Redis",
         ),
         pytest.param(
+            scaled({"triggers": [postgresql(query=None)]}),
+            "spec.triggers[0].metadata",
+            "query is missing",
+            id="PostgreSQL without a query",
+        ),
+        pytest.param(
+            scaled({"triggers": [postgresql(userName="eye", passwordFromEnv="PASSWORD")]}),
+            "spec.triggers[0].metadata.passwordFromEnv",
+            "POSTGRES_DSN_WEB, such as postgresql://eye:password@db:5432/",
+            id="a password of PostgreSQL",
+        ),
+        pytest.param(
+            scaled({"triggers": [postgresql(host=None, connectionFromEnv="PG")]}),
+            "spec.triggers[0].metadata.connectionFromEnv",
+            "POSTGRES_DSN_WEB, such as postgresql://user:password@host:5432/database",
+            id="an address of PostgreSQL that is in a variable",
+        ),
+        pytest.param(
+            scaled({"triggers": [{**postgresql(), "authenticationRef": {"name": "secret"}}]}),
+            "spec.triggers[0].authenticationRef",
+            "POSTGRES_DSN_WEB, such as postgresql://user:password@db:5432/",
+            id="credentials of PostgreSQL",
+        ),
+        pytest.param(
+            scaled({"triggers": [postgresql(activationTargetQueryValue="3")]}),
+            "spec.triggers[0].metadata.activationTargetQueryValue",
+            "subtract 3 in the query",
+            id="a threshold of PostgreSQL",
+        ),
+        pytest.param(
             scaled({"advanced": {"scalingModifiers": {"formula": "a + b"}}}),
             "spec.advanced.scalingModifiers",
             "query",
@@ -532,6 +567,33 @@ def test_triggers_of_redis(
     counted = [r for r in made.remarks if "both wait to be done" in r.message]
     assert bool(counted) == ("group" in source)
     assert loaded(made).metrics[0].source.kind == "redis"
+
+
+@pytest.mark.parametrize(
+    ("trigger", "dsn", "goal"),
+    [
+        pytest.param(
+            postgresql(userName="eye", dbName="shop", sslmode="disable", port=6432),
+            "postgresql://eye@db:6432/shop?sslmode=disable",
+            {"per_instance": 5},
+            id="all parts",
+        ),
+        pytest.param(
+            {**postgresql(activationTargetQueryValue="0.0"), "metricType": "Value"},
+            "postgresql://db:5432/",
+            {"value": 5},
+            id="one value, and the default of KEDA",
+        ),
+    ],
+)
+def test_triggers_of_postgresql(trigger: dict[str, Any], dsn: str, goal: dict[str, int]) -> None:
+    made = imported(scaled({"triggers": [trigger]}))
+    (metric,) = made.fields["metrics"]
+    query = "SELECT count(*) FROM jobs"
+    assert metric["source"] == {"postgres": {"dsn": dsn, "query": query}}
+    assert metric["goal"] == goal
+    assert not made.needs_somebody
+    assert loaded(made).metrics[0].source.kind == "postgres"
 
 
 @pytest.mark.parametrize(
