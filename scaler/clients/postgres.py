@@ -281,14 +281,12 @@ class Postgres:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            connection, self._connection = self._connection, None
-            if connection is None or connection.closed:
+            if self._connection is None or self._connection.closed:
                 task.cancel()
             else:
-                _hang_up(connection)
+                _hang_up(self._connection)
             await asyncio.gather(task, return_exceptions=True)
-            if connection is not None:
-                await connection.close()
+            await self.aclose()
             raise
 
     @property

@@ -130,12 +130,12 @@ class PostgresServer:
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")
 
-    def restart(self) -> None:
+    def restart(self, *options: str) -> None:
         """As a person would: sessions are ended, transactions rolled back."""
         assert self._process is not None
         self._process.send_signal(signal.SIGINT)
         self._process.wait(30)
-        self.start()
+        self.start(*options)
 
     def kill(self) -> None:
         """Every process of it at once, as when the machine loses power."""
@@ -174,10 +174,10 @@ def insist_on_postgres() -> None:
 
 
 @contextmanager
-def serving_postgres(*settings: str) -> Iterator[PostgresServer]:
+def serving_postgres(*settings: str, programs: Path | None = None) -> Iterator[PostgresServer]:
     """A server that ends with the block; skipped where there is none, as `insist_on_postgres`."""
     insist_on_postgres()
-    server = PostgresServer()
+    server = PostgresServer(programs=programs)
     try:
         server.start(*settings)
         yield server
