@@ -222,6 +222,10 @@ def waves_of(one: float) -> dict[str, waves.Wave]:
         "20_minutes": waves.sine(1200, 2 * one, 8 * one),
         "two": waves.two(waves.sine(4500, 0.5 * one, 6 * one), waves.sine(900, 0.2 * one, 2 * one)),
         "shaken": waves.shaken(waves.sine(3000, one, 8 * one), 0.05, 3),
+        "triangle": waves.triangle(1500, one, 8 * one),
+        "two_shaken": waves.shaken(
+            waves.two(waves.sine(4800, one, 6 * one), waves.sine(720, 0, 1.5 * one)), 0.03, 11
+        ),
     }
 
 

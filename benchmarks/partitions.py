@@ -91,9 +91,9 @@ def _split(outcome: Outcome, rig: Rig) -> None:
     goal("split: slowest writer, ms", figures["split_slowest_ms"], most=250)
     plain, split = figures["plain_copy_wal_mb"], figures["split_only_wal_mb"]
     load = figures["load_wal_mb"] / figures["load_s"] * figures["split_only_s"]
-    figures["split_and_load_wal_by_plain"] = round(split / plain, 3)
-    more = round((split - load) / plain, 3)
-    goal("split: WAL without that of the load alone, by a plain copy", more, most=1.15)
+    figures["split_wal_without_that_of_the_load_by_plain"] = round((split - load) / plain, 3)
+    more = round(split / plain, 3)
+    goal("split: WAL, that of the load included, by a plain copy", more, most=1.15)
 
 
 def _beside(outcome: Outcome) -> None:

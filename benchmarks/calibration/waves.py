@@ -27,6 +27,10 @@ def sine(period: float, low: float, high: float) -> Wave:
     return lambda at: low + (high - low) * (0.5 - 0.5 * math.cos(2 * math.pi * at / period))
 
 
+def triangle(period: float, low: float, high: float) -> Wave:
+    return lambda at: low + (high - low) * (1 - abs(2 * (at / period % 1) - 1))
+
+
 def two(first: Wave, second: Wave) -> Wave:
     return lambda at: first(at) + second(at)
 
