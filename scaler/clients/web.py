@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from scaler.clients.http import Answer, HttpClient
 from scaler.core.document import Source, Wrong, within
 from scaler.core.units import Span
-from scaler.errors import PermanentError, Unavailable
+from scaler.errors import ConfigError, PermanentError, Unavailable
 
 MOST_BYTES: Final = 1024 * 1024  # of one answer
 MOST_SECRET: Final = 16 * 1024  # bytes of a file with a secret
@@ -144,6 +144,22 @@ def _credentials(source: WebSource) -> Mapping[str, str]:
     if source.token_file or source.token_env:
         return {"Authorization": f"Bearer {secret(source.token_file, source.token_env)}"}
     return {}
+
+
+def address(given: str, file: str, variable: str, wrong_with: Callable[[str], str]) -> str:
+    """The address that a source was given, or where it is kept with its credentials.
+
+    Raises:
+        PermanentError: it cannot be read.
+        ConfigError: it is none; the message does not repeat it.
+    """
+    if given:
+        return given
+    found = secret(file, variable)
+    if problem := wrong_with(found):
+        place = file or f"environment variable {variable}"
+        raise ConfigError(f"the address in {place} cannot be used: {problem}")
+    return found
 
 
 def secret(file: str, variable: str = "") -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from scaler.clock import Clock
-from scaler.demo.ledger.watcher import Server, line
+from scaler.demo.ledger.watcher import Server, dismissed, line
 from scaler.errors import ConfigError
 
 OLDEST: Final = (2, 5)  # of HAProxy: servers can be added while it runs
@@ -115,11 +115,7 @@ class Door:
         """Everything behind it has ended, and its folder is gone. Safe to repeat."""
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
-            assert watcher.stdin is not None  # noqa: S101
-            with suppress(BrokenPipeError):
-                watcher.stdin.close()
-            await asyncio.to_thread(watcher.wait)
-            shutil.rmtree(self.folder, ignore_errors=True)  # when the watcher was killed
+            await asyncio.to_thread(dismissed, watcher, self.folder)
 
 
 def haproxy() -> str | None:

@@ -5,7 +5,6 @@ speaks for the whole target. A ratio is meant as it stands: for `utilization`, 1
 """
 
 import asyncio
-import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
@@ -15,12 +14,12 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from scaler.clients.by_address import ByAddress
-from scaler.clients.web import LONGEST_QUOTE, secret
+from scaler.clients.web import LONGEST_QUOTE, address
 from scaler.core.document import Source, Target, within
-from scaler.core.model import Fleet, Reading, Sample
+from scaler.core.model import Fleet, Reading
 from scaler.core.policy import Metric
 from scaler.core.units import Span
-from scaler.errors import ConfigError, Forbidden, PermanentError, ScalerError
+from scaler.errors import Forbidden, PermanentError, ScalerError
 from scaler.interfaces import Context
 
 if TYPE_CHECKING:
@@ -171,16 +170,15 @@ class PostgresMetrics:
             value = await self._read()
         except (Missing, ScalerError) as reason:
             return Reading(metric=self._name, missing=str(reason))
-        if not math.isfinite(value):
-            return Reading(metric=self._name, missing=f"the value is {value}")
-        sample = Sample(at=now, value=value, base=1.0)
-        return Reading(metric=self._name, samples=(sample,))
+        return Reading.of_whole(self._name, now, value)
 
     async def aclose(self) -> None:
         await self._servers.leave(self)
 
     async def _read(self) -> float:
-        server = await self._servers.used(_address(self._source), self)
+        source = self._source
+        dsn = address(source.dsn, source.dsn_file, source.dsn_env, _wrong_with)
+        server = await self._servers.used(dsn, self)
         where = f"PostgreSQL at {server.place}"
         begun = False
         try:
@@ -200,22 +198,6 @@ class PostgresMetrics:
 
 
 # --- addresses ---
-
-
-def _address(source: PostgresSource) -> str:
-    """The address with its password.
-
-    Raises:
-        PermanentError: it cannot be read.
-        ConfigError: it is none; the message does not repeat it.
-    """
-    if source.dsn:
-        return source.dsn
-    dsn = secret(source.dsn_file, source.dsn_env)
-    if problem := _wrong_with(dsn):
-        place = source.dsn_file or f"environment variable {source.dsn_env}"
-        raise ConfigError(f"the address in {place} cannot be used: {problem}")
-    return dsn
 
 
 def _wrong_with(dsn: str) -> str:

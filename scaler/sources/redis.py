@@ -5,7 +5,6 @@ Nothing is ever written. The number speaks for the whole target. A ratio is mean
 """
 
 import asyncio
-import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -16,12 +15,12 @@ from pydantic import Field, field_validator, model_validator
 
 from scaler.clients.by_address import ByAddress
 from scaler.clients.redis import Redis
-from scaler.clients.web import LONGEST_QUOTE, secret
+from scaler.clients.web import LONGEST_QUOTE, address
 from scaler.core.document import Source, Target, Wrong, within
-from scaler.core.model import Fleet, Reading, Sample
+from scaler.core.model import Fleet, Reading
 from scaler.core.policy import Metric
 from scaler.core.units import Span
-from scaler.errors import ConfigError, Forbidden, NotFound, PermanentError, ScalerError
+from scaler.errors import Forbidden, NotFound, PermanentError, ScalerError
 from scaler.interfaces import Context
 
 LONGEST_NUMBER: Final = 64  # bytes of a text that may be a number
@@ -154,16 +153,14 @@ class RedisMetrics:
             value = await self._read(now)
         except (Missing, ScalerError) as reason:
             return Reading(metric=self._name, missing=str(reason))
-        if not math.isfinite(value):
-            return Reading(metric=self._name, missing="the value is infinite")
-        sample = Sample(at=now, value=value, base=1.0)
-        return Reading(metric=self._name, samples=(sample,))
+        return Reading.of_whole(self._name, now, value)
 
     async def aclose(self) -> None:
         await self._servers.leave(self)
 
     async def _read(self, now: datetime) -> float:
-        url = _address(self._source)
+        source = self._source
+        url = address(source.url, source.url_file, source.url_env, _wrong_with)
         where = f"Redis at {_shown(url)}"
         try:
             async with asyncio.timeout(self._source.timeout.total_seconds()):
@@ -177,22 +174,6 @@ class RedisMetrics:
 
 
 # --- addresses ---
-
-
-def _address(source: RedisSource) -> str:
-    """The address with its credentials.
-
-    Raises:
-        PermanentError: it cannot be read.
-        ConfigError: it is none; the message does not repeat it.
-    """
-    if source.url:
-        return source.url
-    url = secret(source.url_file, source.url_env)
-    if problem := _wrong_with(url):
-        place = source.url_file or f"environment variable {source.url_env}"
-        raise ConfigError(f"the address in {place} cannot be used: {problem}")
-    return url
 
 
 def _wrong_with(url: str) -> str:

@@ -4,19 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import pytest
 
-from scaler import plugins
-from scaler.clock import SystemClock
-from scaler.core.document import Target
-from scaler.core.model import Fleet, Reading
-from scaler.core.policy import Metric
 from scaler.demo.ledger.embedded import postgres_binaries
-from scaler.interfaces import Context
-from scaler.sources.postgres import PostgresMetrics, Servers
+from scaler.interfaces import MetricSource
+from scaler.sources.postgres import Servers
+from tests.integration.numbers import Bench
 from tests.integration.postgreses import PostgresServer, serving_postgres
 from tests.integration.running import Running, until
 
@@ -27,56 +21,22 @@ ESCAPED = "open%2Fsesame%4042"
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'scaler metrics'"
 
 
-class Bench:
-    """Metrics by sources as they stand in a policy, as one process has them."""
+async def settles(bench: Bench, metric: MetricSource, value: float) -> None:
+    """Sessions of whoever has just left count until the server has noticed."""
+    async with asyncio.timeout(PATIENCE_S):
+        while [s.value for s in (await bench.ask(metric)).samples] != [pytest.approx(value)]:
+            await asyncio.sleep(0.05)
 
-    def __init__(self, folder: Path) -> None:
-        self.clock = SystemClock()
-        self.context = Context(clock=self.clock, state_dir=folder, random=Random(1))
 
-    def metric(self, **fields: Any) -> PostgresMetrics:
-        plugin = plugins.source("postgres")
-        rules = plugin.source.model_validate({"timeout": "20s", **fields, "kind": "postgres"})
-        metric = Metric(name="load", source=rules, goal={"value": 1})
-        made = plugin.open(metric, Target(), self.context)
-        assert isinstance(made, PostgresMetrics)
-        return made
-
-    async def ask(self, metric: PostgresMetrics) -> Reading:
-        now = self.clock.now()
-        found = await metric.read(Fleet(target="web", at=now, wanted=2), now, now)
-        assert (not found.samples) == bool(found.missing)
-        return found
-
-    async def value(self, **fields: Any) -> float:
-        reading = await self.ask(self.metric(**fields))
-        assert reading.samples, reading.missing
-        (sample,) = reading.samples
-        assert (sample.instance, sample.base) == (None, 1.0)
-        return sample.value
-
-    async def settles(self, metric: PostgresMetrics, value: float) -> None:
-        """Sessions of whoever has just left count until the server has noticed."""
-        async with asyncio.timeout(PATIENCE_S):
-            while [s.value for s in (await self.ask(metric)).samples] != [pytest.approx(value)]:
-                await asyncio.sleep(0.05)
-
-    async def missing(self, **fields: Any) -> str:
-        reading = await self.ask(self.metric(**fields))
-        assert reading.missing, reading
-        assert len(reading.missing) < 600
-        return reading.missing
-
-    async def aclose(self) -> None:
-        if Servers in self.context.shared:
-            await self.context.shared[Servers].aclose()
+def made(folder: Path) -> Bench:
+    return Bench("postgres", Servers, folder, timeout="20s")
 
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    made = Bench(tmp_path)
-    yield made
-    await made.aclose()
+    bench = made(tmp_path)
+    yield bench
+    await bench.aclose()
 
 
 @pytest.fixture
@@ -143,8 +103,8 @@ async def test_what_is_no_number_is_missing(bench: Bench, server: PostgresServer
         "SELECT generate_series(1, 1000000000)": "gives several rows; make one of them",
         "SELECT 1, 2": "gives 2 columns; write one",
         "SELECT": "gives 0 columns; write one",
-        "SELECT 'nan'::float8": "the value is nan",
-        "SELECT 'infinity'::numeric": "the value is inf",
+        "SELECT 'nan'::float8": "the value is not a number",
+        "SELECT 'infinity'::numeric": "the value is infinite",
         "SELECT 1 / 0": "division by zero",
     }.items():
         assert because in await bench.missing(**at, query=query), query
@@ -193,12 +153,12 @@ async def test_nothing_is_written(bench: Bench, server: PostgresServer) -> None:
 
 async def test_connections_in_use(bench: Bench, server: PostgresServer) -> None:
     metric = bench.metric(dsn=server.dsn(), figure="connections")
-    held = Bench(Path())
+    held = made(Path())
     assert await held.value(dsn=server.dsn("template1"), query="SELECT 1") == 1
     room = 50 - 3  # max_connections of these tests, and the default that is reserved
-    await bench.settles(metric, 2 / room)
+    await settles(bench, metric, 2 / room)
     await held.aclose()
-    await bench.settles(metric, 1 / room)
+    await settles(bench, metric, 1 / room)
 
 
 @pytest.mark.parametrize("newest", [False, True])
@@ -218,11 +178,11 @@ async def test_at_one_an_ordinary_user_is_refused_and_we_keep_ours(
             server.restart("max_connections=8", reserved)
         server.psql("CREATE ROLE eye LOGIN IN ROLE pg_read_all_stats; CREATE ROLE app LOGIN")
         full = bench.metric(dsn=server.dsn(user="eye"), figure="connections")
-        await bench.settles(full, 1 / 3)
-        others = [Bench(tmp_path) for _ in range(2)]
+        await settles(bench, full, 1 / 3)
+        others = [made(tmp_path) for _ in range(2)]
         for other in others:
             assert await other.value(dsn=server.dsn(user="app"), query="SELECT 1") == 1
-        await bench.settles(full, 1)
+        await settles(bench, full, 1)
         said = await bench.missing(dsn=server.dsn(user="app"), query="SELECT 1")
         assert "remaining connection slots are reserved" in said
         for other in others:
@@ -232,7 +192,7 @@ async def test_at_one_an_ordinary_user_is_refused_and_we_keep_ours(
 async def test_figures_that_a_user_may_not_see(bench: Bench, server: PostgresServer) -> None:
     server.psql("CREATE ROLE eye LOGIN; CREATE TABLE jobs (id int)")
     remedy = "allow it with: GRANT pg_read_all_stats TO the user of this address"
-    own = Bench(Path())
+    own = made(Path())
     assert await own.value(dsn=server.dsn(), query="SELECT 1") == 1
     at = {"dsn": server.dsn(user="eye")}
     assert remedy in await bench.missing(**at, figure="connections")
@@ -268,7 +228,7 @@ async def test_replication_lag(bench: Bench, server: PostgresServer) -> None:
         replica.psql("SELECT pg_wal_replay_resume()")
         until(lambda: replica.psql(count) == "2", "it goes on")
         assert await bench.value(**ahead) == 0
-        await bench.settles(bench.metric(**ask), 0)
+        await settles(bench, bench.metric(**ask), 0)
         server.kill()
         gone = "SELECT count(*) FROM pg_stat_wal_receiver"
         until(lambda: replica.psql(gone) == "0", "the primary is gone")
@@ -298,7 +258,7 @@ async def test_the_slowest_replica_counts(bench: Bench, server: PostgresServer) 
         assert known > 0
         for replica in (fast, slow):
             replica.psql("SELECT pg_wal_replay_resume()")
-        await bench.settles(metric, 0)
+        await settles(bench, metric, 0)
 
 
 # --- one connection ---

@@ -4,19 +4,14 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
 
-from scaler import located, plugins, policyfile
-from scaler.clock import SystemClock
-from scaler.core.document import Target
-from scaler.core.model import Fleet, Reading
-from scaler.core.policy import Metric
-from scaler.interfaces import Context
-from scaler.sources.redis import RedisMetrics, Servers
+from scaler import located, policyfile
+from scaler.sources.redis import Servers
 from tests.fakes.redisserver import FakeRedis
+from tests.integration.numbers import Bench
 from tests.integration.redises import SERVERS, RedisServer, serving_redis
 from tests.integration.running import Running, until
 
@@ -29,46 +24,9 @@ READING = {"llen", "xlen", "zcard", "zcount", "xinfo|groups", "getrange", "hstrl
 AROUND = {"info", "client|setinfo", "ping", "command", "select", "client"}  # of us and of redis-cli
 
 
-class Bench:
-    """Metrics by sources as they stand in a policy, as one process has them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.clock = SystemClock()
-        self.context = Context(clock=self.clock, state_dir=folder, random=Random(1))
-
-    def metric(self, **fields: Any) -> RedisMetrics:
-        plugin = plugins.source("redis")
-        rules = plugin.source.model_validate({**fields, "kind": "redis"})
-        metric = Metric(name="load", source=rules, goal={"value": 1})
-        made = plugin.open(metric, Target(), self.context)
-        assert isinstance(made, RedisMetrics)
-        return made
-
-    async def ask(self, metric: RedisMetrics) -> Reading:
-        now = self.clock.now()
-        found = await metric.read(Fleet(target="web", at=now, wanted=2), now, now)
-        assert (not found.samples) == bool(found.missing)
-        return found
-
-    async def value(self, **fields: Any) -> float:
-        (sample,) = (await self.ask(self.metric(**fields))).samples
-        assert (sample.instance, sample.base) == (None, 1.0)
-        return sample.value
-
-    async def missing(self, **fields: Any) -> str:
-        reading = await self.ask(self.metric(**fields))
-        assert reading.missing, reading
-        assert len(reading.missing) < 600
-        return reading.missing
-
-    async def aclose(self) -> None:
-        if Servers in self.context.shared:
-            await self.context.shared[Servers].aclose()
-
-
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    made = Bench(tmp_path)
+    made = Bench("redis", Servers, tmp_path)
     yield made
     await made.aclose()
 

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import IO, Final, Self
 
 from scaler.clients.postgres import Postgres
 from scaler.clock import Clock, SystemClock
-from scaler.demo.ledger.watcher import Server, line
+from scaler.demo.ledger.watcher import Server, dismissed, line
 from scaler.errors import Unavailable, Unsupported
 
 PATIENCE: Final = timedelta(seconds=20)  # until servers answer
@@ -189,11 +188,7 @@ class Embedded:
         """Both are ended and their folder is gone. Safe to repeat."""
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
-            assert watcher.stdin is not None  # noqa: S101
-            with suppress(BrokenPipeError):
-                watcher.stdin.close()
-            await asyncio.to_thread(watcher.wait)
-            shutil.rmtree(self.folder, ignore_errors=True)  # when the watcher was killed
+            await asyncio.to_thread(dismissed, watcher, self.folder)
 
 
 def runs_as() -> Runner:

@@ -43,6 +43,15 @@ def line(servers: Sequence[Server]) -> bytes:
     return json.dumps([asdict(server) for server in servers]).encode() + b"\n"
 
 
+def dismissed(watcher: subprocess.Popen[bytes], folder: Path) -> None:
+    """Have it end its servers and remove `folder`, and wait until it has."""
+    if watcher.stdin is not None:
+        with suppress(BrokenPipeError):
+            watcher.stdin.close()
+    watcher.wait()
+    shutil.rmtree(folder, ignore_errors=True)  # when the watcher was killed
+
+
 def parsed(text: str) -> list[Server]:
     return [Server(**plain) for plain in json.loads(text)]
 
