@@ -130,7 +130,7 @@ def counts_of(report: Report, objective: Objective, seconds: int) -> Counts:
 
 
 def in_time(histogram: Histogram, within: float) -> int:
-    """How many values are not above `within` seconds; right to the width of a bucket, 1 %."""
+    """How many values are not above `within` seconds; right to the width of a bucket, 0.2 %."""
     last = math.floor(math.log(within / LEAST) / math.log1p(ERROR) + 1e-9)
     buckets = histogram.to_dict()["buckets"]
     return sum(count for bucket, count in buckets.items() if int(bucket) <= last)
