@@ -9,7 +9,7 @@ from scaler.loadtest.schedule import Schedule
 
 ACCOUNTS: Final = 1000
 TRANSFER: Final = "a transfer"
-LOW, HIGH = 0.4, 3.6  # of what one instance carries, in the quiet hours and at the peak
+LOW, HIGH = 0.5, 2.4  # of what one instance carries, in the quiet hours and at the peak
 DAY: Final = 0.8  # of the load is the wave; the rest is the night after it
 SEED: Final = 1000  # far from those of calibration: the same seed would give the same keys
 

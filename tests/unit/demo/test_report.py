@@ -112,8 +112,8 @@ def test_the_words_of_others_are_no_markup() -> None:
 
 def test_a_day_rises_to_its_peak_and_ends_quietly() -> None:
     day = traffic.day(50, 60)
-    assert (day.seconds, day.rate(0), day.rate(59)) == (60, 20, 20)
-    assert round(day.highest()) == 180
+    assert (day.seconds, day.rate(0), day.rate(59)) == (60, 25, 25)
+    assert round(day.highest()) == 120
 
 
 def test_each_transfer_has_a_key_and_two_accounts() -> None:
