@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ def run(variable: str, database: str, tables: Sequence[str], into: Path | None, 
         raise ConfigError(
             f"{variable} is not set; export {variable}=postgresql://USER@HOST/DATABASE"
         )
-    adopted = asyncio.run(_looked(address, tables))
-    absent = set(tables) - {one.table for one in adopted}
+    wanted = {table if "." in table else f"public.{table}" for table in tables}
+    adopted = asyncio.run(_looked(address, wanted))
+    absent = wanted - {one.table for one in adopted}
     if absent or not adopted:
         which = ", ".join(sorted(absent)) or "this database"
         raise NotFound(
@@ -58,11 +59,10 @@ def run(variable: str, database: str, tables: Sequence[str], into: Path | None, 
     return UNMAPPED if needed else 0
 
 
-async def _looked(address: str, tables: Sequence[str]) -> list[Adopted]:
+async def _looked(address: str, tables: Collection[str]) -> list[Adopted]:
     database = Postgres(address)
-    whole = [table if "." in table else f"public.{table}" for table in tables]
     try:
-        return await partition_adopt.found(database, whole)
+        return await partition_adopt.found(database, tables)
     finally:
         await database.aclose()
 

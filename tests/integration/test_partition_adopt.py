@@ -227,3 +227,13 @@ def test_without_an_address_or_a_set_it_says_what_to_do(server: PostgresServer, 
     nothing = run(server, place)
     assert "this database: there is no table partitioned by a range" in nothing.stderr
     assert "public.x: there is no table" in run(server, place, "--table", "public.x").stderr
+
+
+def test_a_table_is_named_with_its_schema_or_without(server: PostgresServer, place: str) -> None:
+    server.psql(TABLE.format(name="orders", type="date"), place)
+    bounds = "FROM ('2026-01-01') TO ('2026-02-01')"
+    server.psql(f"CREATE TABLE o PARTITION OF orders FOR VALUES {bounds}", place)
+    for name in ("orders", "public.orders"):
+        done = run(server, place, "--table", name)
+        assert done.returncode == 0, done.stderr
+        assert "table: public.orders" in done.stdout
