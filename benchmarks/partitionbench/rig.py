@@ -59,7 +59,7 @@ class Rig:
         say(f"  {name}")
         place = await self.database(name)
         dsn = self.server.dsn(place)
-        clients = Traffic(dsn, rows=self.rows, writers=10, per_s=200, reads_per_s=50)
+        clients = Traffic(dsn, rows=self.rows)
         async with clients.running() as seen:
             await asyncio.sleep(SETTLING_S)
             seen.waits_ms.clear()

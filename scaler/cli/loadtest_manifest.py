@@ -37,9 +37,8 @@ class Wanted:
 
 def kubernetes(wanted: Wanted, file: Path, plan: Plan) -> str:
     """An indexed Job whose pods share the load, and a Job whose log is the report."""
-    load, schedule = plan.load, plan.load.schedule()
-    length = schedule.seconds if schedule else load.length.total_seconds()
-    deadline = round(WAIT_S + length + plan.timeouts.end.total_seconds() + SPARE_S)
+    ending = plan.timeouts.end.total_seconds()
+    deadline = round(WAIT_S + plan.load.seconds() + ending + SPARE_S)
     name, parts = wanted.name, wanted.parts
     files = {one.name: one.read_text("utf-8") for one in _files(file, plan)}
     shares = [*wanted.part(file.name), "--part", f"$(JOB_COMPLETION_INDEX)/{parts}"]

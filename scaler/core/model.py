@@ -4,12 +4,11 @@ Frozen and compared by content. Absence is a value with a reason, never an excep
 zero. Moments are aware UTC, spans are `timedelta`, ratios are 0 to 1.
 """
 
-import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, NewType, Self
+from typing import Any, NewType
 
 InstanceId = NewType("InstanceId", str)
 
@@ -109,14 +108,6 @@ class Reading:
     metric: str
     samples: tuple[Sample, ...] = ()
     missing: str | None = None  # why there are no samples: "connection refused", "no series"
-
-    @classmethod
-    def of_whole(cls, metric: str, at: datetime, value: float) -> Self:
-        """One number that speaks for the whole target."""
-        if not math.isfinite(value):
-            what = "not a number" if math.isnan(value) else "infinite"
-            return cls(metric=metric, missing=f"the value is {what}")
-        return cls(metric=metric, samples=(Sample(at=at, value=value, base=1.0),))
 
 
 @dataclass(frozen=True, slots=True)

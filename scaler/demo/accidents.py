@@ -23,7 +23,7 @@ _PEER: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 @dataclass(slots=True)
 class Accidents:
-    """They happen at shares of `span` seconds after `run` is called."""
+    """Each happens at its share of `span` seconds after it was called."""
 
     clock: Clock
     teller: Teller

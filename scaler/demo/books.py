@@ -7,13 +7,9 @@ from typing import Final
 
 from scaler.clients.postgres import Postgres
 from scaler.demo.ledger.check import check
-from scaler.demo.ledger.store import PARTITIONS, PostgresStore, Seed
-from scaler.demo.scene import NAME
-from scaler.maintenance.partition_convert import Conversion
-from scaler.maintenance.partition_file import load_partitions
-from scaler.maintenance.partition_notes import Stage
+from scaler.demo.ledger.store import PostgresStore, Seed
 
-COUNTED: Final = (
+PARTITIONS: Final = (
     "SELECT count(*) FROM pg_inherits WHERE inhparent = to_regclass('public.transactions')"
 )
 
@@ -39,30 +35,24 @@ class Books:
         Raises:
             ScalerError: it stopped on the way; nothing is half done.
         """
-        database = Postgres(self.dsn, name="scaler convert")
-        (wish,) = load_partitions(PARTITIONS).rules[NAME].partitions
-        conversion = Conversion(database, wish)
-        try:
-            await conversion.run(Stage.LIVE)
-            made = await self._count(database)
-            self.words = f"live with {made} partitions, the history is one of them"
-            say(f"transactions is partitioned by month while it is used: {self.words}")
-            await conversion.run(Stage.VERIFIED)
-            made = await self._count(database)
-            self.words = f"{made}, with the history moved into its months under load"
-            say(f"the history has moved into its months: {made} partitions, each compared")
-        finally:
-            await database.aclose()
-
-    async def _count(self, database: Postgres) -> int:
-        ((count,),) = await database.fetch(COUNTED)
-        return int(count)
+        store = PostgresStore(self.dsn, connections=1)
+        await store.convert()
+        made = await self._number(PARTITIONS)
+        self.words = f"live with {made} partitions, the history is one of them"
+        say(f"transactions is partitioned by month while it is used: {self.words}")
+        await store.convert(split=True)
+        made = await self._number(PARTITIONS)
+        self.words = f"{made}, with the history moved into its months under load"
+        say(f"the history has moved into its months: {made} partitions, each compared")
 
     async def transfers(self) -> int:
         """How many clients have asked for and got."""
+        return await self._number("SELECT count(*) FROM transfers")
+
+    async def _number(self, query: str) -> int:
         database = Postgres(self.dsn, name="scaler demo")
         try:
-            ((count,),) = await database.fetch("SELECT count(*) FROM transfers")
+            ((count,),) = await database.fetch(query)
         finally:
             await database.aclose()
         return int(count)

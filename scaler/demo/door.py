@@ -10,7 +10,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from contextlib import suppress
 from datetime import timedelta
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from scaler.clock import Clock
-from scaler.demo.ledger.watcher import Server, dismissed, line
+from scaler.demo.ledger.watcher import Server, dismissed, told, watching
 from scaler.errors import ConfigError
 
 OLDEST: Final = (2, 5)  # of HAProxy: servers can be added while it runs
@@ -85,11 +84,7 @@ class Door:
 
     def _watch(self) -> None:
         """From here on all of it ends, whatever happens to us."""
-        self._watcher = subprocess.Popen(  # noqa: S603 - this very program
-            [sys.executable, "-m", "scaler.demo.ledger.watcher", str(self.folder)],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._watcher = watching(self.folder)
         servers = []
         if self._haproxy:
             config = self.folder / "haproxy.cfg"
@@ -97,9 +92,7 @@ class Door:
             config.write_text(text)
             words = [self._haproxy, "-db", "-f", str(config)]
             servers = [Server(name="haproxy", command=words)]
-        assert self._watcher.stdin is not None  # noqa: S101 - it was asked for
-        self._watcher.stdin.write(line(servers))
-        self._watcher.stdin.flush()
+        told(self._watcher, servers)
 
     async def _answers(self) -> bool:
         end = self._clock.monotonic() + PATIENCE

@@ -69,6 +69,13 @@ class Draft:
         """Something stands for it that works in another way."""
         self.remarks.append(Remark(kind="differs", field=where, message=message, at=at))
 
+    def activation(self, value: Any, where: str, at: Place) -> None:
+        """Say that a threshold of KEDA below which nothing runs has no place in a query."""
+        threshold = word(value, where, "0")
+        if size(threshold, where):
+            message = f"anything above zero keeps one instance here; subtract {threshold}"
+            self.lost(where, f"{message} in the query", *at)
+
     @property
     def prometheus(self) -> str:
         return self.options.prometheus or PROMETHEUS

@@ -32,7 +32,8 @@ def metric(made: Draft, trigger: Json, data: Json, where: str) -> None:
     place = made.metric({"source": {"postgres": {**source, "query": query}}, "goal": goal}, name)
     if not plain:
         _credentials(made, trigger, data, where, place, variable)
-    _activation(made, data, where, place)
+    key = "activationTargetQueryValue"
+    made.activation(data.get(key), f"{where}.metadata.{key}", place)
 
 
 def _plain(trigger: Json, data: Json, where: str) -> str:
@@ -65,11 +66,3 @@ def _credentials(
     if trigger.get("authenticationRef") is not None:
         field = "authenticationRef"
     made.todo(f"{where}.{field}", message, *place)
-
-
-def _activation(made: Draft, data: Json, where: str, place: Place) -> None:
-    field = f"{where}.metadata.activationTargetQueryValue"
-    threshold = word(data.get("activationTargetQueryValue"), field, "0")
-    if draft.size(threshold, field):
-        message = f"anything above zero keeps one instance here; subtract {threshold} in the query"
-        made.lost(field, message, *place)

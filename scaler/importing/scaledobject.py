@@ -133,10 +133,8 @@ def _prometheus(made: Draft, trigger: Json, data: Json, where: str) -> None:
     source = {"prometheus": {"url": url, "query": query}}
     name = word(trigger.get("name"), f"{where}.name", "") or "prometheus"
     place = made.metric({"source": source, "goal": {by: threshold}}, name)
-    activation = word(data.get("activationThreshold"), where, "0")
-    if draft.size(activation, f"{where}.metadata.activationThreshold"):
-        message = f"anything above zero keeps one instance here; subtract {activation} in the query"
-        made.lost(f"{where}.metadata.activationThreshold", message, *place)
+    key = "activationThreshold"
+    made.activation(data.get(key), f"{where}.metadata.{key}", place)
     if word(data.get("ignoreNullValues"), where, "true") == "true":
         message = (
             "KEDA takes no series for zero; here it is missing data, which never shrink anything. "

@@ -124,7 +124,7 @@ def updated(
     changed = policytext.put(file, changed, where, rules.metric())
     if document.plain["policies"][policy].get("limits"):
         return policytext.put(file, changed, ("policies", policy, "limits"), rules.limits())
-    flow = ", ".join(f"{key}: {said}" for key, said in rules.limits().items())
+    flow = ", ".join(f"{key}: {limit}" for key, limit in rules.limits().items())
     return policytext.put(file, changed, ("policies", policy), {"limits": f"{{{flow}}}"})
 
 

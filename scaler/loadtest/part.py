@@ -36,6 +36,12 @@ def print_of(plan: Plan) -> str:
     return hashlib.sha256(f"{fields} {plan.load.schedule()!r}".encode()).hexdigest()[:16]
 
 
+def insist_on_one_process(plan: Plan) -> None:
+    """Raises ConfigError: the plan wants several workers, which parts are already."""
+    if plan.workers > 1:
+        raise ConfigError("each part is one process; leave workers out and start more parts")
+
+
 def share_of(written: str) -> Share:
     """`0/3`, `1/3` and `2/3`; or `1/3` to `3/3`, where counting begins with one.
 
@@ -54,9 +60,8 @@ class Part:
     def __init__(
         self, plan: Plan, meeting: Meeting, share: Share, *, clock: Clock, allow_host: bool
     ) -> None:
-        """Raises ConfigError: the plan wants several workers, which parts are already."""
-        if plan.workers > 1:
-            raise ConfigError("each part is one process; leave workers out and start more parts")
+        """Raises ConfigError: as `insist_on_one_process`."""
+        insist_on_one_process(plan)
         self._plan = plan
         self._meeting = meeting
         self._share = share

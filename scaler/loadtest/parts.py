@@ -14,7 +14,7 @@ from scaler.clock import Clock, seconds
 from scaler.errors import ConfigError, ScalerError, Unavailable
 from scaler.loadtest import progress
 from scaler.loadtest.meeting import HOLD_S, STOP, Meeting
-from scaler.loadtest.part import BEAT, LOOK, WAIT_S, print_of
+from scaler.loadtest.part import BEAT, LOOK, WAIT_S, insist_on_one_process, print_of
 from scaler.loadtest.plan import Plan
 from scaler.loadtest.progress import Progress
 from scaler.loadtest.record import Record
@@ -51,8 +51,7 @@ class Parts:
         tell: Callable[[Progress], None] | None = None,
     ) -> None:
         """Raises ConfigError: the plan cannot be shared by so many."""
-        if plan.workers > 1:
-            raise ConfigError("each part is one process; leave workers out and start more parts")
+        insist_on_one_process(plan)
         if plan.load.users and plan.load.users < count:
             raise ConfigError(f"{count} parts cannot share {plan.load.users} users")
         self._plan = plan
@@ -119,9 +118,8 @@ class Parts:
         raise Unavailable("ended before all parts were there")
 
     async def _collect(self, begin: float) -> None:
-        schedule, load = self._plan.load.schedule(), self._plan.load
-        length = schedule.seconds if schedule else load.length.total_seconds()
-        end = begin + length + self._plan.timeouts.end.total_seconds() + GRACE_S
+        ending = self._plan.timeouts.end.total_seconds()
+        end = begin + self._plan.load.seconds() + ending + GRACE_S
         while seconds() < end and any(not (one.record or one.lost) for one in self._seen):
             await self._clock.sleep(BEAT if seconds() > begin else timedelta(seconds=SOON_S))
             with suppress(Unavailable):  # the next second is the next try

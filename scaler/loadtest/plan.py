@@ -110,6 +110,11 @@ class Load(Model):
         """How long users go on."""
         return self.span or timedelta(seconds=30)
 
+    def seconds(self) -> float:
+        """How long the load lasts. Raises as `schedule`."""
+        arrivals = self.schedule()
+        return arrivals.seconds if arrivals else self.length.total_seconds()
+
     def schedule(self, folder: Path = Path()) -> Schedule | None:
         """The arrivals, or None for users. A trace is looked for from `folder`.
 

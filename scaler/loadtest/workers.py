@@ -114,9 +114,8 @@ class Crew:
             raise Unavailable("a worker ended before it was ready; its own words stand above")
 
     async def _collect(self, begin: float) -> Found:
-        schedule, load = self._plan.load.schedule(), self._plan.load
-        length = schedule.seconds if schedule else load.length.total_seconds()
-        patience = length + self._plan.timeouts.end.total_seconds() + GRACE_S
+        ending = self._plan.timeouts.end.total_seconds()
+        patience = self._plan.load.seconds() + ending + GRACE_S
         several = [self._one(number, patience) for number in range(self._plan.workers)]
         ends = await asyncio.gather(*several)
         records = [Record.of_dict(end["record"]) for end in ends if end]

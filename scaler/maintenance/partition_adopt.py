@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from scaler.clients.postgres import Postgres, name, phrase
 from scaler.importing.draft import Remark
+from scaler.maintenance.partition_plan import ALARM_BELOW
 from scaler.maintenance.partition_ranges import (
     BY_TYPE,
     Age,
@@ -29,9 +30,7 @@ from scaler.maintenance.partition_ranges import (
 from scaler.maintenance.partition_rules import TABLE
 
 LONGEST: Final = timedelta(seconds=20)  # for one query of the catalogue
-DAY: Final = Interval(Unit.DAY)
 USUAL: Final = tuple(Interval(unit) for unit in Unit)
-FEWEST_AHEAD: Final = 2  # fewer are an alarm
 SETS: Final = """
 SELECT n.nspname, c.relname, p.partnatts, a.attname, format_type(a.atttypid, NULL),
   pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'USAGE'), current_user,
@@ -133,8 +132,8 @@ async def found(database: Postgres, tables: Collection[str] = ()) -> list[Adopte
     await database.execute("SET timezone = 'UTC'")
     await database.execute("SET datestyle = 'ISO, YMD'")
     sets = [_set(row) for row in await database.fetch(SETS, deadline=LONGEST)]
-    told = await _told(database)
-    adopted = [_adopted(one, told.pop(one.whole, None), _zones(zone)) for one in sets]
+    told, zones = await _told(database), _zones(zone)
+    adopted = [_adopted(one, told.pop(one.whole, None), zones) for one in sets]
     adopted += [_missing(table) for table in told]
     return [one for one in adopted if not tables or one.table in tables]
 
@@ -324,10 +323,10 @@ def _settings(adopted: Adopted, told: _Partman) -> None:
     """What pg_partman was told, as far as there is a counterpart."""
     plain, rules = told.plain, adopted.rules
     rules["ahead"] = plain["premake"]
-    if plain["premake"] < FEWEST_AHEAD:
-        message = f"{plain['premake']} ready ahead is an alarm here; {FEWEST_AHEAD} are kept"
+    if plain["premake"] < ALARM_BELOW:
+        message = f"{plain['premake']} ready ahead is an alarm here; {ALARM_BELOW} are kept"
         adopted.said("differs", "premake", message, "ahead")
-        rules["ahead"] = FEWEST_AHEAD
+        rules["ahead"] = ALARM_BELOW
     if plain["retention"]:
         _retention(adopted, told)
     if plain.get("inherit_privileges"):

@@ -7,7 +7,6 @@ commit waits for the disk. The log is written in order: what a crash takes are t
 as a detachment but never only the mark before it, and the next look finds them to do again.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -15,7 +14,8 @@ from typing import Any, Final, Protocol
 
 from scaler.clients import postgres
 from scaler.clients.postgres import Row, Statement
-from scaler.maintenance import partition_plan, partition_ranges
+from scaler.maintenance import partition_disk, partition_plan, partition_ranges
+from scaler.maintenance.partition_disk import FOLDER
 from scaler.maintenance.partition_facts import Astray, Detached, Facts, Partition, mark_in
 from scaler.maintenance.partition_ranges import HIGHEST, Key, Range, bounds_of
 from scaler.maintenance.partition_rules import PartitionSet
@@ -99,9 +99,8 @@ LEFT JOIN children c ON c.inhparent = w.oid
 LEFT JOIN referrers f ON f.confrelid = w.oid
 LEFT JOIN publications b ON b.prrelid = w.oid
 UNION ALL SELECT 0, list FROM marked
-UNION ALL SELECT -1, to_json(setting) FROM pg_settings
-  WHERE name = 'data_directory' AND inet_server_addr() IS NULL
-"""
+UNION ALL SELECT -1, (SELECT to_json(setting) FROM ({folder}) AS folder)
+""".replace("{folder}", FOLDER)
 
 
 class Asked(Protocol):
@@ -143,21 +142,11 @@ async def read(database: Asked, sets: Sequence[PartitionSet]) -> list[Facts]:
                     foreign_keys=tuple(plain["foreign_keys"] or ())[:MOST_LISTED],
                 )
             )
-    free = _free(rows.get(-1))
+    free = partition_disk.free(rows.get(-1))
     return [
         replace(_facts(one, rows[number], tuple(detached.get(one.table, ()))), free=free)
         for number, one in enumerate(sets, 1)
     ]
-
-
-def _free(folder: str | None) -> int | None:
-    """The bytes that are free where a server on this machine keeps its data."""
-    if folder is None:
-        return None
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError:  # it is in a container, or not for us to see
-        return None
 
 
 def _facts(rules: PartitionSet, plain: Mapping[str, Any], detached: tuple[Detached, ...]) -> Facts:

@@ -137,10 +137,10 @@ class Keeper:
                                                 step.bounds))  # fmt: skip
         await self._together(*parts)
 
-    def made(self, step: Create, grants: Sequence[Grant], *, indexes: bool = False) -> list[Part]:
+    def made(self, step: Create, grants: Sequence[Grant]) -> list[Part]:
         """Statements that make a partition, not attached yet."""
         place = self.at(step.name)
-        parts: list[Part] = [self.alike(place, indexes=indexes)]
+        parts: list[Part] = [self.alike(place)]
         if step.marked:
             parts.append(partition_sql.commented(place, self.ours(), None))
         return [*parts, *partition_sql.granted(place, grants)]

@@ -201,7 +201,9 @@ class _Planner:
             created = []
         steps += self._after_detach()
         horizon, until = self._ready(self.now)
-        self._alarm(created)
+        lead = self._lead()
+        ready, end = self._ready(self.now + lead) if lead else (horizon, until)
+        self._alarm(created, ready, end, ahead=bool(lead))
         hold = hold or closed(self.rules, self.now)
         return Plan(
             table=self.rules.table,
@@ -212,7 +214,7 @@ class _Planner:
             until=until,
             forecast=replace(
                 partition_forecast.forecast(self.rules, self.facts, self.key, self.now),
-                reached=self._reached(),
+                reached=end and end - lead,  # by rows as far ahead of the clock as they are
             ),
         )
 
@@ -447,19 +449,14 @@ class _Planner:
         reached = self.key.moment(max(begins)) if begins else self.now
         return max(reached - self.now, timedelta())
 
-    def _reached(self) -> datetime | None:
-        """When rows, as far ahead of the clock as they are, come to the end of what is ready."""
-        _, until = self._ready(self.now + self._lead())
-        return until and until - self._lead()
-
-    def _alarm(self, created: Sequence[Create]) -> None:
+    def _alarm(
+        self, created: Sequence[Create], ready: int, until: datetime | None, *, ahead: bool
+    ) -> None:
         """Too few are ready, after the clock or after rows that run ahead of it."""
-        lead = self._lead()
-        ready, until = self._ready(self.now + lead)
         if ready >= min(ALARM_BELOW, self.rules.ahead) or not self.covered:
             return
         level = Level.WARNING if created else Level.ALARM
-        last = "the newest rows" if lead else "the one of now"
+        last = "the newest rows" if ahead else "the one of now"
         reach = f" and reach to {until.astimezone(self.zone):%Y-%m-%d}" if until else ""
         after = "; more are created now" if created else "; rows will find no partition"
         self._found(level, f"only {ready} partitions are ready after {last}{reach}{after}")

@@ -13,7 +13,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from scaler.clients import number
 from scaler.clients.by_address import ByAddress
+from scaler.clients.number import Missing
 from scaler.clients.web import LONGEST_QUOTE, address
 from scaler.core.document import Source, Target, within
 from scaler.core.model import Fleet, Reading
@@ -119,10 +121,6 @@ class PostgresSource(Source):
         return self
 
 
-class Missing(Exception):
-    """There is no number, and the message says why."""
-
-
 class _Server:
     """One connection; whoever asks holds the turn."""
 
@@ -166,11 +164,7 @@ class PostgresMetrics:
         self._question = QUESTIONS[source.figure]
 
     async def read(self, fleet: Fleet, since: datetime, now: datetime) -> Reading:  # noqa: ARG002 - an instant
-        try:
-            value = await self._read()
-        except (Missing, ScalerError) as reason:
-            return Reading(metric=self._name, missing=str(reason))
-        return Reading.of_whole(self._name, now, value)
+        return await number.reading(self._name, now, self._read())
 
     async def aclose(self) -> None:
         await self._servers.leave(self)

@@ -13,7 +13,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from scaler.clients import number
 from scaler.clients.by_address import ByAddress
+from scaler.clients.number import Missing
 from scaler.clients.redis import Redis
 from scaler.clients.web import LONGEST_QUOTE, address
 from scaler.core.document import Source, Target, Wrong, within
@@ -113,10 +115,6 @@ class RedisSource(Source):
         return self
 
 
-class Missing(Exception):
-    """There is no number, and the message says why."""
-
-
 class _Server:
     """One connection; whoever asks waits for those who asked before."""
 
@@ -149,11 +147,7 @@ class RedisMetrics:
         self._count = _question(source)
 
     async def read(self, fleet: Fleet, since: datetime, now: datetime) -> Reading:  # noqa: ARG002 - an instant
-        try:
-            value = await self._read(now)
-        except (Missing, ScalerError) as reason:
-            return Reading(metric=self._name, missing=str(reason))
-        return Reading.of_whole(self._name, now, value)
+        return await number.reading(self._name, now, self._read(now))
 
     async def aclose(self) -> None:
         await self._servers.leave(self)

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from scaler.clients.postgres import Postgres
 from scaler.maintenance.partition_convert import Conversion
@@ -21,10 +22,15 @@ WISH = {"table": "transactions", "by": "created_at", "every": "1 month"}
 STRIDE = 2
 
 
+def wish(**more: Any) -> PartitionSet:
+    """Months of the ledger, in batches of a thousand rows."""
+    return PartitionSet.model_validate({**WISH, "migrate": {"batch_rows": 1000}, **more})
+
+
 async def convert(dsn: str, until: Stage, after: Callable[[str], None]) -> None:
-    wish = PartitionSet.model_validate({**WISH, "migrate": {"batch_rows": 500}})
     database = Postgres(dsn)
-    await Conversion(database, wish, ears=Ears(after=after)).run(until)
+    small = wish(migrate={"batch_rows": 500})
+    await Conversion(database, small, ears=Ears(after=after)).run(until)
     await database.aclose()
 
 

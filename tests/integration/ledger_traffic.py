@@ -29,6 +29,9 @@ def table(rows: int, days: int = 730) -> str:
 
 
 MOST_WRITES: Final = 1_000_000
+NOTHING: Final[dict[str, list[int]]] = {  # is wrong
+    "twice": [], "lost": [], "stale": [], "back": [], "foreign": [],
+}  # fmt: skip
 
 
 @dataclass
@@ -46,7 +49,13 @@ class Traffic:
     """Writers that own their rows, so that each knows what must be there, and readers of those."""
 
     def __init__(
-        self, dsn: str, *, rows: int, writers: int, per_s: float, reads_per_s: float
+        self,
+        dsn: str,
+        *,
+        rows: int,
+        writers: int = 10,
+        per_s: float = 200,
+        reads_per_s: float = 50,
     ) -> None:
         self.seen = Seen()
         self._dsn = dsn

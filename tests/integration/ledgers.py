@@ -8,6 +8,7 @@ from scaler.clients.postgres import Postgres
 from scaler.clock import ManualClock
 from scaler.maintenance.partition_rules import Database
 from scaler.maintenance.partitions import DatabasePartitioner, Report
+from tests.integration.ledger_traffic import table
 from tests.integration.postgreses import PostgresServer
 
 NOW = datetime(2026, 5, 20, 12, tzinfo=UTC)
@@ -16,6 +17,14 @@ CREATE TABLE {name} (id bigint NOT NULL, created_at timestamptz NOT NULL, amount
   PRIMARY KEY (id, created_at)) PARTITION BY RANGE (created_at);
 CREATE INDEX ON {name} (amount);
 """
+
+
+def with_ledger(server: PostgresServer, test: str, rows: int) -> str:
+    """A database of a test, with so many rows of 120 days in a plain table."""
+    place = f"db{abs(hash(test))}"
+    server.psql(f"CREATE DATABASE {place}")
+    server.psql(table(rows, 120), place)
+    return place
 
 
 class Clock(ManualClock):

@@ -7,10 +7,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
-
 from tests.integration.postgreses import PostgresServer
-from tests.integration.running import until
+from tests.integration.running import until, without
 
 PORT = 6432  # only the end of the name of a socket in the folder of the server
 SETTINGS = """[databases]
@@ -29,9 +27,7 @@ default_pool_size = 1
 def pooled(server: PostgresServer, mode: str) -> Iterator[str]:
     """The address through a pooler with one connection to each database."""
     if shutil.which("pgbouncer") is None:
-        if os.environ.get("SCALER_TEST_REQUIRE"):
-            pytest.fail("needs pgbouncer; .ci/run installs it")
-        pytest.skip("needs pgbouncer")
+        without("needs pgbouncer; .ci/run installs it")
     file = server.folder / f"{mode}.ini"
     file.write_text(SETTINGS.format(folder=server.folder, port=PORT, mode=mode))
     user = "postgres" if os.geteuid() == 0 else None  # it refuses to be root, too

@@ -10,7 +10,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import pytest
 
 from scaler.core.document import Target
 from scaler.core.model import Fleet
@@ -26,6 +28,13 @@ policies:
     target: {{local: {{command: [sleep, "600"], grace: 2s}}}}
     limits: {{min: {count}, max: 10}}
 """
+
+
+def without(why: str) -> NoReturn:
+    """Skip where something is not installed; fail where it has to be."""
+    if os.environ.get("SCALER_TEST_REQUIRE"):
+        pytest.fail(why)
+    pytest.skip(why)
 
 
 def until(true: Callable[[], Any], what: str, patience: float = PATIENCE_S) -> Any:

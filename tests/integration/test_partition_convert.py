@@ -16,15 +16,14 @@ from scaler.clock import SystemClock
 from scaler.errors import Forbidden, NotFound, PermanentError, Refused
 from scaler.maintenance.partition_convert import Conversion
 from scaler.maintenance.partition_notes import Stage
-from scaler.maintenance.partition_rules import PartitionSet
 from scaler.maintenance.partition_steps import Ears, Progress
-from tests.integration.converter import WISH
-from tests.integration.ledger_traffic import Traffic, table, wrong
+from tests.integration.converter import wish
+from tests.integration.ledger_traffic import NOTHING, Traffic, table, wrong
+from tests.integration.ledgers import with_ledger
 from tests.integration.postgreses import PostgresServer, serving_postgres
 from tests.integration.running import eventually
 
 ROWS = 20_000
-NOTHING: dict[str, list[int]] = {"twice": [], "lost": [], "stale": [], "back": [], "foreign": []}
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +35,7 @@ def server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def place(server: PostgresServer, request: pytest.FixtureRequest) -> str:
     """A database of this test, with the ledger."""
-    place = f"db{abs(hash(request.node.name))}"
-    server.psql(f"CREATE DATABASE {place}")
-    server.psql(table(ROWS, 120), place)
-    return place
+    return with_ledger(server, request.node.name, ROWS)
 
 
 @pytest.fixture
@@ -49,12 +45,8 @@ async def database(server: PostgresServer, place: str) -> AsyncIterator[Postgres
     await database.aclose()
 
 
-def wish(**more: Any) -> PartitionSet:
-    return PartitionSet.model_validate({**WISH, "migrate": {"batch_rows": 1000}, **more})
-
-
 def traffic(server: PostgresServer, place: str) -> Traffic:
-    return Traffic(server.dsn(place), rows=ROWS, writers=10, per_s=200, reads_per_s=50)
+    return Traffic(server.dsn(place), rows=ROWS)
 
 
 async def test_no_write_is_lost_from_the_plain_table_to_the_ranges(
@@ -219,7 +211,7 @@ async def test_killed_at_any_of_many_points_it_goes_on(server: PostgresServer) -
     server.psql(table(rows, 90), "killed")
     dsn = server.dsn("killed")
     words = [sys.executable, "-m", "tests.integration.converter", dsn, "verified"]
-    clients = Traffic(dsn, rows=rows, writers=10, per_s=200, reads_per_s=50)
+    clients = Traffic(dsn, rows=rows)
     async with clients.running() as seen:
         process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
         output, _ = await process.communicate()

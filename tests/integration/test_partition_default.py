@@ -14,13 +14,12 @@ import pytest
 
 from scaler.clock import SystemClock
 from scaler.maintenance.partitions import Report
-from tests.integration.ledger_traffic import Traffic, table, wrong
+from tests.integration.ledger_traffic import NOTHING, Traffic, table, wrong
 from tests.integration.ledgers import Books, kept, rules
 from tests.integration.postgreses import PostgresServer, serving_postgres
 
 numbers = count()
 SET = {"table": "transactions", "default": "guard", "migrate": {"batch_rows": 1000}}
-NOTHING: dict[str, list[int]] = {"twice": [], "lost": [], "stale": [], "back": [], "foreign": []}
 INTO_DEFAULT = """
 ALTER TABLE transactions RENAME TO rest;
 CREATE TABLE transactions (LIKE rest INCLUDING DEFAULTS INCLUDING IDENTITY,
@@ -67,7 +66,7 @@ async def test_fifty_thousand_rows_leave_under_load(server: PostgresServer) -> N
     books = filled(server, rows)
     books.sql("INSERT INTO transactions (id, account, amount, created_at) VALUES "
               "(90000000, 1, 7, '1969-01-01 00:00+00')")  # fmt: skip
-    clients = Traffic(server.dsn(books.database), rows=rows, writers=10, per_s=200, reads_per_s=50)
+    clients = Traffic(server.dsn(books.database), rows=rows)
     async with clients.running() as seen:
         seen.rows[90_000_000] = 7
         report = await drained(books)
@@ -94,7 +93,7 @@ async def test_killed_in_the_middle_the_next_run_carries_on(server: PostgresServ
     words = {**words, "dsn": dsn}
     command = [sys.executable, "-m", "tests.integration.partition_killed", json.dumps(words),
                datetime.now(UTC).isoformat()]  # fmt: skip
-    clients = Traffic(dsn, rows=rows, writers=10, per_s=200, reads_per_s=50)
+    clients = Traffic(dsn, rows=rows)
     kills = 0
     async with clients.running() as seen:
         for point in range(25, 1000, 8):  # each run comes further than the one before

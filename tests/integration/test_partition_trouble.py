@@ -17,17 +17,16 @@ from scaler.errors import Busy, ConfigError, Refused, ScalerError, Unavailable
 from scaler.maintenance.partition_convert import Conversion
 from scaler.maintenance.partition_copy import Watch
 from scaler.maintenance.partition_notes import Stage
-from scaler.maintenance.partition_rules import Database, PartitionSet
+from scaler.maintenance.partition_rules import Database
 from scaler.maintenance.partition_steps import Ears, Progress
 from scaler.maintenance.partitions import DatabasePartitioner
-from tests.integration.converter import WISH
-from tests.integration.ledger_traffic import Traffic, table, wrong
-from tests.integration.ledgers import Books
+from tests.integration.converter import WISH, wish
+from tests.integration.ledger_traffic import NOTHING, Traffic, table, wrong
+from tests.integration.ledgers import Books, with_ledger
 from tests.integration.postgreses import PostgresServer, serving_postgres
 from tests.integration.running import SCALER, eventually, until
 
 ROWS = 10_000
-NOTHING: dict[str, list[int]] = {"twice": [], "lost": [], "stale": [], "back": [], "foreign": []}
 KIND = "SELECT relkind FROM pg_class WHERE relname = 'transactions'"
 FILE = """\
 databases:
@@ -47,10 +46,7 @@ def server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def place(server: PostgresServer, request: pytest.FixtureRequest) -> str:
     """A database of this test, with the ledger."""
-    place = f"db{abs(hash(request.node.name))}"
-    server.psql(f"CREATE DATABASE {place}")
-    server.psql(table(ROWS, 120), place)
-    return place
+    return with_ledger(server, request.node.name, ROWS)
 
 
 @pytest.fixture
@@ -60,12 +56,8 @@ async def database(server: PostgresServer, place: str) -> AsyncIterator[Postgres
     await database.aclose()
 
 
-def wish(**more: Any) -> PartitionSet:
-    return PartitionSet.model_validate({**WISH, "migrate": {"batch_rows": 1000}, **more})
-
-
 def traffic(server: PostgresServer, place: str) -> Traffic:
-    return Traffic(server.dsn(place), rows=ROWS, writers=10, per_s=200, reads_per_s=50)
+    return Traffic(server.dsn(place), rows=ROWS)
 
 
 class Bounded(Postgres):

@@ -12,6 +12,7 @@ from tests.fakes.kubernetes import Server
 from tests.integration import pods
 from tests.integration.pods import SidecarPod
 from tests.integration.running import eventually as until
+from tests.integration.running import without
 
 TTL_S = 3.0
 BUSY = 0.25  # of a core, where 0.14 is the goal
@@ -26,10 +27,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 @pytest.fixture
 async def three(server: Server, tmp_path: Path) -> AsyncIterator[list[SidecarPod]]:
     if os.geteuid() != 0 or not shutil.which("unshare"):
-        why = "needs root and unshare, to give each pod namespaces of its own"
-        if os.environ.get("SCALER_TEST_REQUIRE"):
-            pytest.fail(why)
-        pytest.skip(why)
+        without("needs root and unshare, to give each pod namespaces of its own")
     async with Cluster(server, metrics_every=3600) as cluster:
         made = await pods.application(tmp_path, server, cluster, 3, ttl=TTL_S)
         try:

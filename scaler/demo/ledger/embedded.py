@@ -14,17 +14,16 @@ import pwd
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Final, Self
+from typing import Final, Self
 
 from scaler.clients.postgres import Postgres
 from scaler.clock import Clock, SystemClock
-from scaler.demo.ledger.watcher import Server, dismissed, line
+from scaler.demo.ledger.watcher import Server, dismissed, told, watching
 from scaler.errors import Unavailable, Unsupported
 
 PATIENCE: Final = timedelta(seconds=20)  # until servers answer
@@ -76,10 +75,9 @@ class Embedded:
         self.folder = Path(tempfile.mkdtemp(prefix="ledger", dir="/tmp"))
         self.dsn = f"host={self.folder} dbname=postgres user=ledger"
         try:
-            watcher = self._watch()
+            self._watcher = watching(self.folder)
             servers = await asyncio.to_thread(self._prepare, runner)
-            watcher.write(line(servers))
-            watcher.flush()
+            told(self._watcher, servers)
             await self._until(self._postgres, "PostgreSQL")
             if len(servers) > 1:
                 await self._until(self._socket, "Valkey")
@@ -100,10 +98,10 @@ class Embedded:
             os.chown(self.folder, runner.uid, runner.gid)
         binaries = self._reachable(binaries / "postgres", runner).parent
         data = self.folder / "data"
-        told = _run(runner, binaries / "initdb", "-D", str(data), "-A", "trust", "-U", "ledger",
+        said = _run(runner, binaries / "initdb", "-D", str(data), "-A", "trust", "-U", "ledger",
                     "-N", "--no-locale", "-E", "UTF8", "--no-instructions")  # fmt: skip
-        if told:
-            raise Unsupported(f"a PostgreSQL cannot be made here: {told}")
+        if said:
+            raise Unsupported(f"a PostgreSQL cannot be made here: {said}")
         words = [str(binaries / "postgres"), "-D", str(data)]
         for setting in (f"unix_socket_directories={self.folder}", *SETTINGS):
             words += ["-c", setting]
@@ -139,20 +137,10 @@ class Embedded:
             copy = self.folder / package.name / install.name / "bin" / program.name
         else:
             shutil.copy(program, copy)
-        if told := _run(runner, copy, "--version"):
+        if said := _run(runner, copy, "--version"):
             who = runner.name or "this user"
-            raise Unsupported(f"{program} does not run here as {who}: {told}")
+            raise Unsupported(f"{program} does not run here as {who}: {said}")
         return copy
-
-    def _watch(self) -> IO[bytes]:
-        """From here on the folder is removed, whatever happens to us."""
-        self._watcher = subprocess.Popen(  # noqa: S603 - this very program
-            [sys.executable, "-m", "scaler.demo.ledger.watcher", str(self.folder)],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert self._watcher.stdin is not None  # noqa: S101 - it was asked for
-        return self._watcher.stdin
 
     async def _until(self, answers: Callable[[], Awaitable[bool]], name: str) -> None:
         end = self._clock.monotonic() + PATIENCE

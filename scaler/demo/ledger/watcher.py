@@ -3,8 +3,8 @@
 `python -m scaler.demo.ledger.watcher FOLDER` reads one line (`line`), starts the servers, and waits
 for the end of its input. That comes when its parent says so and when the parent was killed: then
 the servers are ended, and whatever has `DEMO=FOLDER` in its environment, and the folder is removed.
-Should this process be killed itself, the kernel
-ends the servers. The standard library only, so that it starts at once.
+Should this process be killed itself, the kernel ends the servers. The standard library only, so
+that it starts at once.
 """
 
 import ctypes
@@ -41,6 +41,22 @@ class Server:
 def line(servers: Sequence[Server]) -> bytes:
     """What a watcher is told."""
     return json.dumps([asdict(server) for server in servers]).encode() + b"\n"
+
+
+def watching(folder: Path) -> subprocess.Popen[bytes]:
+    """A watcher; from here on the folder is removed, whatever happens to us."""
+    return subprocess.Popen(  # noqa: S603 - this very program
+        [sys.executable, "-m", "scaler.demo.ledger.watcher", str(folder)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def told(watcher: subprocess.Popen[bytes], servers: Sequence[Server]) -> None:
+    """Have it start these."""
+    assert watcher.stdin is not None  # noqa: S101 - `watching` has asked for it
+    watcher.stdin.write(line(servers))
+    watcher.stdin.flush()
 
 
 def dismissed(watcher: subprocess.Popen[bytes], folder: Path) -> None:
