@@ -28,7 +28,8 @@ from scaler.loadtest.report import Report
 from scaler.loadtest.schedule import Schedule, wave
 from scaler.loadtest.tester import LoadTester
 from tests.integration.dockerd import BUSYBOX, PYTHON, Engine, busybox_files, linked
-from tests.integration.running import Running, free_port, until
+from tests.integration.ports import free_port
+from tests.integration.running import Running, until
 
 WAVES = int(os.environ.get("SCALER_BENCH_WAVES", "3"))
 WAVE_S = float(os.environ.get("SCALER_BENCH_WAVE_S", "150"))

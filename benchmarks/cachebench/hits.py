@@ -19,8 +19,8 @@ import redis.asyncio
 from redis.cache import CacheConfig
 
 from benchmarks.cachebench import peers
+from tests.integration.ports import free_port
 from tests.integration.redises import RedisServer
-from tests.integration.running import free_port
 
 ROUNDS = int(peers.sized(15, 3))
 LOCAL_BATCH = 200

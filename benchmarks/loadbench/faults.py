@@ -8,7 +8,7 @@ from scaler.loadtest.failures import Failure
 from scaler.loadtest.plan import of_fields
 from scaler.loadtest.tester import LoadTester
 from tests.integration.faultyserver import deaf_port, faulty_server
-from tests.integration.running import free_port
+from tests.integration.ports import free_port
 
 TIMEOUTS: Final = {"connect": "200ms", "first_byte": "300ms", "whole": "400ms", "end": "5s"}
 PATHS: Final = {

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -54,13 +53,6 @@ async def eventually(true: Callable[[], Any], what: str = "") -> Any:
         assert asyncio.get_running_loop().time() < end, f"not within {PATIENCE_S:g} s: {what}"
         await asyncio.sleep(0.01)
     return found
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 async def fleet_until(

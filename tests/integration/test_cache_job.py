@@ -15,8 +15,9 @@ from redis import Redis
 from scaler.maintenance.cache_job import MOST_SAID, CacheJob
 from scaler.maintenance.duty import Duty
 from tests.integration.caches import DEAD, HastyClock, plant, rules
+from tests.integration.ports import free_port
 from tests.integration.redises import RedisServer, serving_redis
-from tests.integration.running import Running, free_port, until
+from tests.integration.running import Running, until
 
 pytestmark = pytest.mark.live
 

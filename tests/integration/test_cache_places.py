@@ -12,8 +12,9 @@ import pytest
 from redis.asyncio import RedisCluster, Sentinel
 
 from scaler.maintenance.cache import CacheManager
+from tests.integration.ports import free_port
 from tests.integration.redises import insist_on_redis
-from tests.integration.running import free_port, until
+from tests.integration.running import until
 
 pytestmark = pytest.mark.live
 
@@ -26,7 +27,7 @@ class Servers:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self, *options: str, sentinel: str = "") -> int:
-        port = low_port()
+        port = free_port()
         place = self.folder / str(port)
         place.mkdir()
         command = ["redis-server"]
@@ -47,13 +48,6 @@ class Servers:
         for port in list(self._processes):
             self.kill(port)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def low_port() -> int:
-    """A free one whose bus port, 10,000 above it, is a port too."""
-    while (port := free_port()) >= 50_000:
-        continue
-    return port
 
 
 def ask(port: int, *words: str) -> str:

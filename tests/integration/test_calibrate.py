@@ -18,7 +18,7 @@ from scaler.loadtest.calibrate import ServiceLoad
 from scaler.loadtest.evidence import Objective
 from scaler.loadtest.plan import of_fields
 from scaler.providers.local import LocalTarget
-from tests.integration.test_daemon import free_ports
+from tests.integration.test_daemon import port_range
 
 WRITTEN = """\
 version: 1
@@ -97,7 +97,7 @@ def calibrated(tmp_path: Path, *asked: str) -> tuple[Result, Path]:
     """A policy of the demo's service, by its name, and what became of its file."""
     file = tmp_path / "policies" / "web.yaml"
     file.parent.mkdir()
-    file.write_text(SERVED.format(python=sys.executable, ports=free_ports(6)))
+    file.write_text(SERVED.format(python=sys.executable, ports=port_range(6)))
     settings = tmp_path / "scaler.yaml"
     settings.write_text(f"policies: [{file.parent}]\nstate_dir: {tmp_path / 'state'}\n")
     done = CliRunner().invoke(

@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from scaler.clients import clone
 from scaler.clients.clone import Template
 from scaler.clients.docker import Engine as Client
 from tests.integration.dockerd import BUSYBOX, Engine
+from tests.integration.ports import free_port, free_ports
 from tests.integration.running import until
 
 pytestmark = pytest.mark.live
@@ -31,13 +31,6 @@ ALLOWED = (
     r"Networks\.[^.]*\.IPAMConfig(\..*)?",
     r"Networks\.[^.]*\.Aliases(\..*)?",
 )
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def words(**labels: str) -> list[str]:
@@ -62,7 +55,7 @@ def original(engine: Engine, networks: tuple[str, str]) -> str:
     engine.docker(
         "create", "--name", "shop-web-1", *words(**COMPOSE), "--label", "team=core",
         "--network", "front", "--ip", f"{networks[0]}.77", "--network-alias", "web",
-        "--publish", f"127.0.0.1:{unused_port()}:8000", "--expose", "9000",
+        "--publish", f"127.0.0.1:{free_port()}:8000", "--expose", "9000",
         "--volume", "/scratch", "--volume", "assets:/assets:ro",
         "--mount", "type=volume,source=assets,target=/more,readonly",
         "--mount", "type=bind,source=/etc,target=/host,readonly",
@@ -112,7 +105,7 @@ async def test_a_copy_differs_only_by_what_one_container_can_have(
     first = engine.inspect(original)
     template = clone.template(first, shared_volumes=False, has_ports=True)
     assert template.ports == ("8000/tcp",)
-    name = await made(client, template, 2, p8000=unused_port())
+    name = await made(client, template, 2, p8000=free_port())
     await client.aclose()
     assert name == "shop-web-2"
     second: Any = engine.inspect(name)
@@ -137,10 +130,10 @@ async def test_a_copy_of_a_copy_is_the_same(engine: Engine, original: str) -> No
     client = Client(engine.url)
     template = clone.template(engine.inspect(original), shared_volumes=False, has_ports=True)
     kept = Template.from_dict(json.loads(json.dumps(template.to_dict())))
-    name = await made(client, kept, 2, p8000=unused_port())
+    name = await made(client, kept, 2, p8000=free_port())
     again = clone.template(engine.inspect(name), shared_volumes=False, has_ports=True)
     assert again == template
-    assert await made(client, again, 3, p8000=unused_port()) == "shop-web-3"
+    assert await made(client, again, 3, p8000=free_port()) == "shop-web-3"
     await client.aclose()
     assert surprising(clone.difference(engine.inspect(name), engine.inspect("shop-web-3"))) == []
 
@@ -185,7 +178,7 @@ async def test_a_link_of_old_is_copied(engine: Engine, linked: str) -> None:
 
 
 async def test_a_range_of_ports_is_left_to_the_engine(engine: Engine) -> None:
-    low = unused_port()
+    low = free_ports(10)
     engine.run("web", "--publish", f"127.0.0.1:{low}-{low + 9}:8000", BUSYBOX, "sleep", "600")
     client = Client(engine.url)
     template = clone.template(engine.inspect("web"), shared_volumes=False, has_ports=False)

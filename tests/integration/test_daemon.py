@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sqlite3
 import subprocess
 import threading
@@ -16,6 +15,7 @@ import pytest
 
 from scaler.core.decide import decide
 from scaler.core.journal import entry_from_json, policy_of
+from tests.integration.ports import free_ports
 from tests.integration.running import SERVICE, SLEEPER, Running, until
 
 pytestmark = pytest.mark.live
@@ -38,24 +38,16 @@ policies:
 """
 
 
-def free_ports(count: int = 3) -> str:
-    """A range in which nobody listens now."""
-    draw = random.Random()
-    while True:
-        first = draw.randrange(20000, 32000)
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return f"{first}-{first + count - 1}"
+def port_range(count: int) -> str:
+    """So many ports of this machine that nobody listens on, as a policy names them."""
+    first = free_ports(count)
+    return f"{first}-{first + count - 1}"
 
 
 def test_a_service_under_load_grows_and_shrinks_beside_two_others_and_every_step_is_explained(
     running: Running,
 ) -> None:
-    running.write("web", WEB.format(service=SERVICE, ports=free_ports()))
+    running.write("web", WEB.format(service=SERVICE, ports=port_range(3)))
     running.write("api", SLEEPER.format(name="api", count=2))
     running.write("batch", SLEEPER.format(name="batch", count=1))
     running.start()

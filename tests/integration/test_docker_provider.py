@@ -12,26 +12,10 @@ from scaler.errors import NotFound, PermanentError
 from scaler.providers.docker import DockerProvider
 from tests.integration.dockerd import BUSYBOX, PYTHON
 from tests.integration.harbour import ALONE, SLEEP, Harbour, all_running, is_, one
+from tests.integration.ports import free_port, free_ports
 from tests.integration.running import fleet_until as until
 
 pytestmark = pytest.mark.live
-
-
-def free_range(count: int) -> tuple[int, int]:
-    """Neighbouring ports that nobody listens on."""
-    while True:
-        with socket.socket() as first:
-            first.bind(("127.0.0.1", 0))
-            low = int(first.getsockname()[1])
-        if low + count > 65_000:
-            continue
-        try:
-            for port in range(low, low + count):
-                with socket.socket() as probe:
-                    probe.bind(("", port))
-        except OSError:
-            continue
-        return low, low + count - 1
 
 
 async def test_a_service_of_compose_grows_by_copies_that_compose_takes_for_its_own(
@@ -140,7 +124,8 @@ async def test_a_fixed_address_is_refused_unless_copies_may_have_others(harbour:
 async def test_ports_come_from_the_range_and_an_exhausted_one_is_said_once(
     harbour: Harbour,
 ) -> None:
-    (own, _), (low, high) = free_range(1), free_range(2)
+    own, low = free_port(), free_ports(2)
+    high = low + 1
     harbour.engine.run("web", f"--publish=127.0.0.1:{own}:8080", PYTHON)
     provider = harbour.connect()
     target = harbour.target(container="web", ports=f"{low}-{high}")
@@ -159,7 +144,8 @@ async def test_ports_come_from_the_range_and_an_exhausted_one_is_said_once(
 
 
 async def test_a_port_that_somebody_else_has_is_passed_over(harbour: Harbour) -> None:
-    (own, _), (low, high) = free_range(1), free_range(3)
+    own, low = free_port(), free_ports(3)
+    high = low + 2
     harbour.engine.run("web", f"--publish=127.0.0.1:{own}:8080", *SLEEP)
     harbour.engine.run("stranger", f"--publish=127.0.0.1:{low}:80", *SLEEP)
     provider = harbour.connect()

@@ -8,7 +8,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.fakes.webserver import WebServer
-from tests.integration.running import SLEEPER, Running, free_port, until
+from tests.integration.ports import free_port
+from tests.integration.running import SLEEPER, Running, until
 
 Found = dict[tuple[str, ...], float]
 

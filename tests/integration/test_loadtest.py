@@ -17,7 +17,8 @@ from scaler.loadtest.tester import LoadTester
 from scaler.loadtest.workers import Crew
 from tests.integration.faultyserver import FaultyServer, deaf_port, faulty_server
 from tests.integration.pods import certified
-from tests.integration.running import eventually, free_port
+from tests.integration.ports import free_port
+from tests.integration.running import eventually
 
 pytestmark = pytest.mark.live
 SHORT = {"connect": "200ms", "first_byte": "300ms", "whole": "400ms", "end": "5s"}

@@ -7,7 +7,6 @@ import pwd
 import random
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from scaler.interfaces import Context
 from scaler.providers import local as provider_module
 from scaler.providers.local import LocalProvider, LocalTarget
 from scaler.sources import local as source_module
+from tests.integration.ports import free_ports
 
 pytestmark = pytest.mark.live
 PATIENCE_S = 30.0
@@ -519,7 +519,7 @@ time.sleep(600)
 
 
 async def test_each_has_a_port_until_there_are_no_more(place: Place) -> None:
-    low = free_pair()
+    low = free_ports(2)
     provider, target = place.open(), web(python(SERVER), port=f"{low}-{low + 1}")
     await provider.scale(target, 3)
     fleet = await until(provider, target, lambda f: states(f).count(State.RUNNING) == 2)
@@ -534,21 +534,8 @@ async def test_each_has_a_port_until_there_are_no_more(place: Place) -> None:
     assert {i.port for i in fleet.instances} == {low, low + 1}
 
 
-def free_pair() -> int:
-    """The lower of two ports next to each other that nobody uses now."""
-    for low in random.Random(os.getpid()).sample(range(20000, 32000), 100):
-        with socket.socket() as one, socket.socket() as two:
-            try:
-                one.bind(("", low))
-                two.bind(("", low + 1))
-            except OSError:
-                continue
-            return low
-    raise AssertionError("no two ports are free")
-
-
 async def test_all_share_one_port(place: Place) -> None:
-    port = free_pair()
+    port = free_ports(2)
     provider, target = place.open(), web(python(SERVER), port=port, env={"SHARED": "1"})
     instances = await started(provider, target, 3)
     assert {i.port for i in instances} == {port}

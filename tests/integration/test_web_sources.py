@@ -22,7 +22,8 @@ from scaler.core.model import Fleet, Instance, InstanceId, Reading, State
 from scaler.core.policy import Metric
 from scaler.interfaces import Context
 from tests.fakes.webserver import WebServer
-from tests.integration.running import free_port, without
+from tests.integration.ports import free_port
+from tests.integration.running import without
 
 pytestmark = pytest.mark.live
 PATIENCE_S = 30.0
