@@ -13,11 +13,11 @@ import os
 from typing import Final
 
 from benchmarks.outcome import Outcome
-from benchmarks.partitionbench import convert, keep, peers, queries, replica
+from benchmarks.partitionbench import convert, keep, peers, queries, replica, retain
 from benchmarks.partitionbench.rig import OPTIONS, ROWS, Rig, say
 from tests.integration.postgreses import PostgresServer
 
-ALL: Final = "convert,partman,copying,partsmith,replica,keep,queries"
+ALL: Final = "convert,partman,copying,partsmith,retain,replica,keep,queries"
 PARTS: Final = os.environ.get("SCALER_BENCH_PARTS", ALL).split(",")
 
 
@@ -35,6 +35,8 @@ async def _measure(outcome: Outcome) -> None:
         _live(outcome, rig)
         _split(outcome, rig)
         _beside(outcome)
+        if "retain" in PARTS:
+            _retained(outcome, rig)
     if "replica" in PARTS:
         say("replica")
         outcome.figures |= await replica.measure()
@@ -67,6 +69,9 @@ async def _converted() -> Rig:
             await peers.partsmith(rig)
         await convert.live(rig)
         await convert.idle(rig)
+        if "retain" in PARTS:
+            say("retention")
+            await retain.measure(rig)
     finally:
         server.stop()
     return rig
@@ -110,6 +115,13 @@ def _beside(outcome: Outcome) -> None:
     if figures.get("partsmith_ended") == "finished":
         sooner = round(figures["partsmith_s"] / figures["live_s"], 1)
         goal("live: times sooner than pg-partsmith", sooner, least=5)
+
+
+def _retained(outcome: Outcome, rig: Rig) -> None:
+    figures, goal = outcome.figures, outcome.goal
+    goal("retention: rows and answers that were wrong", rig.wrong("retire"), most=0)
+    times = round(figures["delete_month_ms"] / figures["retire_month_ms"], 1)
+    goal("retention, times faster than DELETE + VACUUM", times, least=20)
 
 
 def _replica(outcome: Outcome) -> None:

@@ -54,12 +54,17 @@ class Rig:
         server.psql(table(rows), "seed")
         server.psql("VACUUM transactions", "seed")
 
-    async def way(self, name: str, work: Callable[[str], Awaitable[None]]) -> None:
-        """Do it under load; figures are noted under the name, of several rounds the worst."""
+    async def way(
+        self, name: str, work: Callable[[str], Awaitable[None]], *, gone: int = 0
+    ) -> None:
+        """Do it under load; figures are noted under the name, of several rounds the worst.
+
+        Rows up to the id `gone` are no concern of the load: they are retired under it.
+        """
         say(f"  {name}")
         place = await self.database(name)
         dsn = self.server.dsn(place)
-        clients = Traffic(dsn, rows=self.rows)
+        clients = Traffic(dsn, rows=self.rows, gone=gone)
         async with clients.running() as seen:
             await asyncio.sleep(SETTLING_S)
             seen.waits_ms.clear()
@@ -69,7 +74,7 @@ class Rig:
             self.worst(f"{name}_wal_mb", (await self.lsn() - lsn) / 1e6)
             self._waited(name, seen)
             await asyncio.sleep(1)
-        found = await asyncio.to_thread(wrong, dsn, seen, self.rows)
+        found = await asyncio.to_thread(wrong, dsn, seen, self.rows, gone)
         counts = {kind: len(rows) for kind, rows in found.items()}
         counts |= {"errors": len(seen.errors), "missed": len(seen.missed)}
         for kind in COUNTS:

@@ -8,6 +8,7 @@ Source: kubernetes 1.36, `pkg/controller/{deployment,replicaset,statefulset}`.
 
 import asyncio
 import hashlib
+import os
 import random
 import string
 from collections import Counter, defaultdict
@@ -29,6 +30,7 @@ BROKEN = "/no/such/program"
 LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 CONTROLLERS = ("Deployment", "ReplicaSet", "StatefulSet")
 BUDGET = "PodDisruptionBudget"
+NET = 2 + os.getpid() % 240  # so that tests beside each other can serve at the addresses of pods
 Key = tuple[str, str, str]  # kind, namespace, name
 Load = Callable[[Json], tuple[float, int]]  # cores and bytes of a pod
 
@@ -234,7 +236,7 @@ class Cluster:
 
         def place(pod: Json) -> None:
             pod["spec"]["nodeName"] = f"node-{n % 3}"
-            pod["status"]["podIP"] = f"127.{1 + n // 60000}.{n // 250 % 240}.{1 + n % 250}"
+            pod["status"]["podIP"] = f"127.{NET + n // 60000}.{n // 250 % 240}.{1 + n % 250}"
             pod["status"]["startTime"] = objects.now()
             _condition(pod, "PodScheduled", on=True)
 

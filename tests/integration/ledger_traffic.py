@@ -46,13 +46,17 @@ class Seen:
 
 
 class Traffic:
-    """Writers that own their rows, so that each knows what must be there, and readers of those."""
+    """Writers that own their rows, so that each knows what must be there, and readers of those.
+
+    Rows up to the id `gone` are left to whoever retires them.
+    """
 
     def __init__(
         self,
         dsn: str,
         *,
         rows: int,
+        gone: int = 0,
         writers: int = 10,
         per_s: float = 200,
         reads_per_s: float = 50,
@@ -60,6 +64,7 @@ class Traffic:
         self.seen = Seen()
         self._dsn = dsn
         self._rows = rows
+        self._gone = gone
         self._writers = writers
         self._per_s = per_s
         self._reads_per_s = reads_per_s
@@ -83,7 +88,7 @@ class Traffic:
     async def _write(self, number: int) -> None:
         chance = random.Random(number)
         loop = asyncio.get_running_loop()
-        mine = list(range(number + 1, self._rows + 1, self._writers))
+        mine = list(range(self._gone + number + 1, self._rows + 1, self._writers))
         async with await psycopg.AsyncConnection.connect(
             self._dsn, autocommit=True, prepare_threshold=None
         ) as connection:
@@ -150,12 +155,13 @@ class Traffic:
                 await self._pause(1 / self._reads_per_s)
 
 
-def wrong(dsn: str, seen: Seen, rows: int) -> dict[str, list[int]]:
-    """Every row that is not as its writer was told: lost, stale, back, or there twice."""
+def wrong(dsn: str, seen: Seen, rows: int, gone: int = 0) -> dict[str, list[int]]:
+    """Every row after `gone` that is not as its writer was told: lost, stale, back, or twice."""
     with psycopg.connect(dsn) as connection:
-        there = connection.execute("SELECT id, amount FROM transactions").fetchall()
+        query = "SELECT id, amount FROM transactions WHERE id > %s"
+        there = connection.execute(query, (gone,)).fetchall()
     amounts: dict[int, int] = dict(there)
-    expected = {i: i for i in range(1, rows + 1)} | seen.rows
+    expected = {i: i for i in range(gone + 1, rows + 1)} | seen.rows
     return {
         "twice": sorted({i for i, _ in there})[: len(there) - len(amounts)],
         "lost": [i for i, a in expected.items() if a is not None and i not in amounts],

@@ -100,7 +100,8 @@ class SidecarPod:
             ttl=f"{ttl:g}", address=self.address, port=PORT, token=self.folder / "token"
         )
         (self.folder / "scaler.yaml").write_text(settings)
-        self._group = next(path for path in GROUPS if path.exists()) / f"scaler-{self.name}"
+        groups = next(path for path in GROUPS if path.exists())
+        self._group = groups / f"scaler-{os.getpid()}-{self.name}"
         self.burn(0)
 
     def burn(self, share: float) -> None:
