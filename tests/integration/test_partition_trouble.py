@@ -173,7 +173,7 @@ async def test_a_server_that_restarts_within_a_step_is_said_and_it_goes_on(
             else:
                 server.restart()
 
-    unhurried = wish(locks={"max_block": "60s"})  # else a slow restart only has a swap tried again
+    unhurried = wish(locks={"max_block": "10s"})  # else a slow restart only has a swap tried again
     conversion = Conversion(database, unhurried, ears=Ears(after=after))
     with pytest.raises(ScalerError):
         await conversion.run(stage)
