@@ -50,9 +50,13 @@ def _of_wrk(printed: str, cpu: float, seconds: float) -> Figures:
     spans = dict(
         re.findall(r"^ *(\d+)(?:\.000)?% +([\d.]+(?:us|ms|s|m)) *$", printed, re.MULTILINE)
     )
+    # wrk2 has some of them finer, too: in place of 1.02s it is 1021.951 ms
+    lines = re.findall(r"^ +([\d.]+) +0\.(\d{6}) ", printed, re.MULTILINE)
+    finer = {share: float(ms) / 1000 for ms, share in lines}
     total = re.search(r"(\d+) requests in", printed)
     count = float(total[1]) if total else 0.0
     found = {f"p{name}": _span(spans[name]) for name in PERCENTILES}
+    found |= {f"p{n}": finer[s] for n in PERCENTILES if (s := n.ljust(6, "0")) in finer}
     return {**found, "rate": count / seconds, "per_cpu_s": count / cpu}
 
 
