@@ -25,7 +25,8 @@ from tests.integration.dockerd import BUSYBOX, Engine
 
 pytestmark = pytest.mark.live
 PATIENCE_S = 30.0
-BUSY = "while :; do :; done"
+# Holds so much memory that what the kernel counts in advance for each core is little beside it.
+BUSY = "dd if=/dev/zero of=/dev/shm/held bs=1M count=8; while :; do :; done"
 SERVE = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
 
 
@@ -139,7 +140,8 @@ async def test_cpu_memory_and_throttling_are_those_of_docker_stats(
     assert 0.05 < cpu.value < 0.36
     used = (await asker.read("memory", busy)).samples[0]
     assert used.base == 64 * 2**20
-    assert used.value == pytest.approx(memory, rel=0.25)
+    assert memory > 2**23
+    assert used.value == pytest.approx(memory, rel=0.1)
     throttled = await asker.until("throttled", busy)
     assert 0 <= throttled.value <= 1
     assert (await asker.read("pids", busy)).samples[0].value >= 1
@@ -220,7 +222,7 @@ async def test_where_the_kernel_cannot_be_asked_the_engine_is(engine: Engine, as
         cpu = await asker.until("cpu", busy, good=lambda s: s.window > timedelta(seconds=0.5))
     assert cpu.value == pytest.approx(theirs, abs=0.05)
     used = await asker.until("memory", busy)
-    assert used.value == pytest.approx(memory, rel=0.25)
+    assert used.value == pytest.approx(memory, rel=0.1)
     assert used.base == 64 * 2**20
     assert (await asker.until("pids", busy)).value >= 1
     assert 0 <= (await asker.until("throttled", busy)).value <= 1
