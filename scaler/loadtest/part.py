@@ -8,6 +8,7 @@ nobody watches is an accident.
 import asyncio
 import hashlib
 import json
+import re
 import secrets
 from contextlib import suppress
 from datetime import timedelta
@@ -23,6 +24,7 @@ from scaler.loadtest.plan import Plan
 from scaler.loadtest.record import Record
 from scaler.loadtest.tester import Solo
 
+NODE: Final = re.compile(r"[a-z0-9]{25}")  # an id of Swarm
 WAIT_S: Final = 120.0  # for all to be there; images have to be fetched
 LOOK: Final = timedelta(milliseconds=200)  # between two looks whether it begins
 BEAT: Final = timedelta(seconds=1)
@@ -45,10 +47,13 @@ def insist_on_one_process(plan: Plan) -> None:
 def share_of(written: str) -> Share:
     """`0/3`, `1/3` and `2/3`; or `1/3` to `3/3`, where counting begins with one.
 
+    A job of Swarm numbers its tasks from zero, and gives the id of a node for that zero.
+
     Raises:
         ConfigError: it is neither.
     """
     number, slash, of = written.partition("/")
+    number = "0" if NODE.fullmatch(number) else number
     if not (slash and number.isdigit() and of.isdigit() and 0 <= int(number) <= int(of) > 0):
         raise ConfigError(f'"{written}" is no part; write 0/3 for the first of three')
     return Share(int(number) % int(of), int(of))

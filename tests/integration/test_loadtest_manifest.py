@@ -10,6 +10,9 @@ from click.testing import CliRunner, Result
 
 from scaler.cli.commands import scaler
 from scaler.loadtest.part import share_of
+from tests.integration.dockerd import Engine
+from tests.integration.running import until
+from tests.integration.swarms import started
 from tests.integration.test_kube_manifests import insist
 
 PLAN = "target: http://web\nload: {replay: {file: trace.csv}}\n"
@@ -81,6 +84,19 @@ def test_on_swarm_two_jobs(plan: Path) -> None:
 def test_parts_are_counted_as_each_platform_counts(first: int) -> None:
     shares = {share_of(f"{number}/3") for number in range(first, first + 3)}
     assert sorted(share.number for share in shares) == [0, 1, 2]
+
+
+@pytest.mark.live
+def test_the_tasks_of_a_real_swarm_are_all_the_parts(plan: Path, engine: Engine) -> None:
+    (stack,) = printed(plan, "swarm")
+    part = f"PART={stack['services']['part']['environment']['SCALER_LOADTEST_PART']}"
+    said = ("service", "logs", "--raw", "parts")
+    with started(engine) as swarm:
+        swarm.create("parts", "--mode=replicated-job", "--replicas=3", "--restart-condition=none",
+                     "--env", part, run=("sh", "-c", "echo $PART"))  # fmt: skip
+        until(lambda: len(engine.docker(*said).stdout.split()) == 3, "all three have spoken")
+        shares = [share_of(word) for word in engine.docker(*said).stdout.split()]
+    assert sorted((share.number, share.of) for share in shares) == [(0, 3), (1, 3), (2, 3)]
 
 
 @pytest.mark.parametrize(
