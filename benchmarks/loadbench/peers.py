@@ -55,8 +55,7 @@ def _of_wrk(printed: str, cpu: float, seconds: float) -> Figures:
     finer = {share: float(ms) / 1000 for ms, share in lines}
     total = re.search(r"(\d+) requests in", printed)
     count = float(total[1]) if total else 0.0
-    found = {f"p{name}": _span(spans[name]) for name in PERCENTILES}
-    found |= {f"p{n}": finer[s] for n in PERCENTILES if (s := n.ljust(6, "0")) in finer}
+    found = {f"p{n}": finer.get(n.ljust(6, "0"), _span(spans[n])) for n in PERCENTILES}
     return {**found, "rate": count / seconds, "per_cpu_s": count / cpu}
 
 

@@ -11,7 +11,7 @@ import asyncio
 import os
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -42,6 +42,8 @@ INDEXES: Final = (
     "ALTER TABLE {t} ADD PRIMARY KEY (id, created_at); CREATE INDEX ON {t} (created_at); "
     "CREATE INDEX ON {t} (account, created_at); CREATE INDEX ON {t} (amount)"
 )
+
+Step = Callable[[], Awaitable[Any]]
 
 
 class Clock(ManualClock):
@@ -132,7 +134,14 @@ async def _retention(server: PostgresServer, outcome: Outcome) -> None:
         if number > ROUNDS:
             costs["runs"].append(await _cost(database, partial(_runs, server, now)))
         else:
-            async with retiring(server.dsn(), "parted", now, drops) as ours:
+            async with retiring(server.dsn(), "parted", now) as (detach, drop):
+
+                async def ours(detach: Step = detach, drop: Step = drop) -> None:
+                    await detach()
+                    began = time.monotonic()
+                    await drop()
+                    drops.append(time.monotonic() - began)
+
                 costs["detach"].append(await _cost(database, ours))
     await database.aclose()
     seconds = {way: round(statistics.median(s for s, _ in c), 4) for way, c in costs.items()}
@@ -165,13 +174,8 @@ def rules(table: str) -> list[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def retiring(
-    dsn: str, table: str, now: datetime, drops: list[float]
-) -> AsyncIterator[Callable[[], Any]]:
-    """What carries out the two steps for the month that has expired by now, ready to begin.
-
-    The seconds of the second, which no way to give space back can do without, go into `drops`.
-    """
+async def retiring(dsn: str, table: str, now: datetime) -> AsyncIterator[tuple[Step, Step]]:
+    """What detaches the month that has expired by now and what drops it, ready to begin."""
     keeping = partitioner(dsn, rules(table), now=now)
     await keeping._begin(None)
     ((plan, facts),) = await keeping._look(keeping.rules.partitions)
@@ -183,13 +187,8 @@ async def retiring(
     mark = Mark(of=f"public.{table}")
     detached = [Detached(schema="public", name=s.partition.name, mark=mark) for s in expired]
 
-    async def go() -> None:
-        await keeper.take(expired)
-        began = time.monotonic()
-        await keeper.take([Drop(table=each, because="") for each in detached])
-        drops.append(time.monotonic() - began)
-
-    yield go
+    drops = [Drop(table=each, because="") for each in detached]
+    yield partial(keeper.take, expired), partial(keeper.take, drops)
     await keeping.aclose()
 
 

@@ -7,10 +7,10 @@ which is a figure of `keep`. So is the WAL: here that of the load would be count
 import asyncio
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from benchmarks.partitionbench.convert import conversion
 from benchmarks.partitionbench.keep import KEPT, MONTHS, retiring
@@ -21,8 +21,6 @@ from scaler.maintenance.partition_notes import Stage
 RETIRED: Final = 6  # months of each turn, after the one with which the ledger begins
 GONE: Final = (RETIRED + 2) / MONTHS  # of the rows, a little more than are retired
 PAUSE_S: Final = 0.5  # between two months
-
-Retire = Callable[[datetime], Any]
 
 
 async def measure(rig: Rig) -> None:
@@ -39,13 +37,13 @@ async def measure(rig: Rig) -> None:
 async def _delete(took: list[float], dsn: str) -> None:
     database = Postgres(dsn)
 
-    async def month(end: datetime) -> None:
+    async def month(end: datetime) -> float:
         begin = time.monotonic()
         await database.execute(f"DELETE FROM transactions WHERE created_at < '{end:%Y-%m-%d}'")
         await database.execute("VACUUM transactions")
-        took.append(time.monotonic() - begin)
+        return time.monotonic() - begin
 
-    await _months(took, month)
+    took += await _months(month)
     await database.aclose()
 
 
@@ -53,21 +51,22 @@ async def _retire(took: list[float], dsn: str) -> None:
     async with conversion(dsn) as ours:
         await ours.run(Stage.VERIFIED)
 
-    async def month(end: datetime) -> None:
-        async with retiring(dsn, "transactions", end + KEPT, []) as go:
+    async def month(end: datetime) -> float:
+        async with retiring(dsn, "transactions", end + KEPT) as (detach, drop):
             begin = time.monotonic()
-            await go()
-            took.append(time.monotonic() - begin)
+            await detach()
+            await drop()
+            return time.monotonic() - begin
 
-    await _months(took, month)
+    took += await _months(month)
 
 
-async def _months(took: list[float], retire: Retire) -> None:
-    """One after the other; the first is not whole, so its figure is dropped."""
+async def _months(retire: Callable[[datetime], Awaitable[float]]) -> list[float]:
+    """The seconds of each, one after the other; without the first, which is not a whole month."""
     begin = datetime.now(UTC) - timedelta(days=730)
     first = begin.year * 12 + begin.month  # its end, as months after year 0
-    known = len(took)
+    seconds = []
     for end in range(first, first + RETIRED + 1):
-        await retire(datetime(end // 12, end % 12 + 1, 1, tzinfo=UTC))
+        seconds.append(await retire(datetime(end // 12, end % 12 + 1, 1, tzinfo=UTC)))
         await asyncio.sleep(PAUSE_S)
-    del took[known]
+    return seconds[1:]

@@ -26,7 +26,7 @@ from scaler.interfaces import Context
 from scaler.providers import local as provider_module
 from scaler.providers.local import LocalProvider, LocalTarget
 from scaler.sources import local as source_module
-from tests.integration.ports import free_ports
+from tests.integration.ports import free_port, free_ports
 
 pytestmark = pytest.mark.live
 PATIENCE_S = 30.0
@@ -535,7 +535,7 @@ async def test_each_has_a_port_until_there_are_no_more(place: Place) -> None:
 
 
 async def test_all_share_one_port(place: Place) -> None:
-    port = free_ports(2)
+    port = free_port()
     provider, target = place.open(), web(python(SERVER), port=port, env={"SHARED": "1"})
     instances = await started(provider, target, 3)
     assert {i.port for i in instances} == {port}
